@@ -1,0 +1,26 @@
+"""Imbalanced datasets, behind one contract (`losslab.datasets.base`)."""
+
+from losslab.registry import Registry
+
+DATASETS = Registry(
+    "dataset",
+    "losslab.datasets",
+    {
+        "clusters": (
+            "Synthetic Gaussian clusters: imbalance ratio, overlap, label noise, dimensions.",
+            "losslab.datasets.clusters:build",
+        ),
+        "anchors": (
+            "Synthetic dense detection: many anchors an image, 1:1000, easy and hard background.",
+            "losslab.datasets.anchors:build",
+        ),
+        "digits": (
+            "Real handwritten digits (scikit-learn), long-tailed or with one rare class.",
+            "losslab.datasets.digits:build",
+        ),
+        "table": (
+            "Your own CSV or Parquet file.",
+            "losslab.datasets.table:build",
+        ),
+    },
+)

@@ -1,0 +1,1 @@
+"""Configuration, training, search, protocol and tracking: from a study file to records."""

@@ -1,0 +1,177 @@
+"""Registries of losses, datasets, models and metrics.
+
+A name is looked up, in this order, among what was registered by decorator, the built-ins of a
+static catalogue, the entry points that installed packages declare, and, where it holds a colon or
+a dot, as a path to anything importable (`package.module:Name`). The catalogue holds texts only, so
+that listing imports neither torch nor mlflow.
+"""
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any, TypeVar
+
+from losslab.errors import BadInput, DuplicateName, PluginError, UnknownName
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered thing: its one-line summary, where it comes from, and how to get it."""
+
+    name: str
+    summary: str
+    origin: str
+    path: str | None = None
+    target: Any = None
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """"; did you mean 'x'?" for the closest known name, or nothing.
+
+    >>> nearest("focl", ["focal", "ce"])
+    "; did you mean 'focal'?"
+    """
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+class Registry:
+    """A registry of one kind of thing.
+
+    >>> metrics = Registry("metric", "losslab.metrics", {"pi": ("A constant.", "math:pi")})
+    >>> @metrics.register("double", "Twice its argument.")
+    ... def double(x): return 2 * x
+    >>> metrics.create("double", x=4)
+    8
+    >>> metrics.get("math:tau") == 2 * metrics.get("pi")
+    True
+    """
+
+    def __init__(self, kind: str, group: str, builtin: Mapping[str, tuple[str, str]]):
+        self.kind = kind
+        self.group = group
+        self._entries: dict[str, Entry] = {
+            name: Entry(name, summary, "losslab", path=path)
+            for name, (summary, path) in builtin.items()
+        }
+
+    def register(self, name: str, summary: str = "") -> Callable[[T], T]:
+        """Register the decorated class or function under `name`.
+
+        Raises `DuplicateName`, which names both places, if the name is taken.
+        """
+
+        def decorate(target: T) -> T:
+            taken = self._entries.get(name) or self._plugins().get(name)
+            place = _place(target)
+            if taken is not None:
+                raise DuplicateName(
+                    f"{self.kind} {name!r} is registered twice: by {taken.origin} "
+                    f"({taken.path or _place(taken.target)}) and by {place}"
+                )
+            line = summary or (inspect.getdoc(target) or "").split("\n")[0]
+            self._entries[name] = Entry(name, line, place, target=target)
+            return target
+
+        return decorate
+
+    def unregister(self, name: str) -> None:
+        """Forget a name that was registered by decorator (a notebook cell run twice)."""
+        if name in self._entries and self._entries[name].target is not None:
+            del self._entries[name]
+
+    def names(self) -> list[str]:
+        """All names that can be used without a dotted path, sorted."""
+        return sorted(self._all())
+
+    def entries(self) -> list[Entry]:
+        """Name, summary and origin of everything registered; imports nothing."""
+        everything = self._all()
+        return [everything[name] for name in sorted(everything)]
+
+    def get(self, name: str) -> Any:
+        """The registered thing itself.
+
+        Raises `UnknownName` with the known names and the nearest one, and `PluginError` with the
+        package's name where a plugin fails to import.
+        """
+        entry = self._all().get(name)
+        if entry is None:
+            if ":" in name or "." in name:
+                return self._load_path(name)
+            known = ", ".join(self.names())
+            raise UnknownName(
+                f"unknown {self.kind} {name!r}{nearest(name, self.names())} (known: {known}; "
+                f"or a path such as 'package.module:Name')"
+            )
+        if entry.target is None:
+            assert entry.path is not None
+            try:
+                return load(entry.path)
+            except Exception as error:
+                if entry.origin == "losslab":
+                    raise
+                raise PluginError(
+                    f"{self.kind} {name!r} comes from the package {entry.origin!r}, which cannot "
+                    f"be imported: {type(error).__name__}: {error}"
+                ) from error
+        return entry.target
+
+    def create(self, name: str, /, **arguments: Any) -> Any:
+        """Call the registered thing with `arguments`."""
+        return self.get(name)(**arguments)
+
+    def _all(self) -> dict[str, Entry]:
+        return {**self._plugins(), **self._entries}
+
+    def _plugins(self) -> dict[str, Entry]:
+        found: dict[str, Entry] = {}
+        for point in metadata.entry_points(group=self.group):
+            package = point.dist.name if point.dist is not None else point.value
+            taken = self._entries.get(point.name) or found.get(point.name)
+            if taken is not None and (taken.path, taken.origin) != (point.value, package):
+                raise DuplicateName(
+                    f"{self.kind} {point.name!r} is registered twice: by {taken.origin} "
+                    f"({taken.path}) and by the package {package} ({point.value})"
+                )
+            found[point.name] = Entry(point.name, f"from {package}", package, path=point.value)
+        return found
+
+    def _load_path(self, name: str) -> Any:
+        try:
+            return load(name)
+        except Exception as error:
+            raise UnknownName(
+                f"{self.kind} {name!r} cannot be imported: {type(error).__name__}: {error} "
+                f"(a path is written 'package.module:Name'; known names: {', '.join(self.names())})"
+            ) from error
+
+
+def load(path: str) -> Any:
+    """Import `package.module:Name` (or `package.module.Name`).
+
+    >>> load("math:pi") == load("math.pi")
+    True
+    """
+    module_name, colon, attribute = path.partition(":")
+    if not colon:
+        module_name, _, attribute = path.rpartition(".")
+    if not module_name or not attribute:
+        raise BadInput(f"{path!r} is not a path; write 'package.module:Name'")
+    target: Any = importlib.import_module(module_name)
+    for part in attribute.split("."):
+        target = getattr(target, part)
+    return target
+
+
+def _place(target: Any) -> str:
+    try:
+        file, line = inspect.getsourcefile(target), inspect.getsourcelines(target)[1]
+        return f"{file}:{line}"
+    except (TypeError, OSError):
+        return f"{getattr(target, '__module__', '?')}:{getattr(target, '__qualname__', target)}"
