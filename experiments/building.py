@@ -1,0 +1,149 @@
+"""Building what a training needs from its configuration: model, loss, optimiser, schedule."""
+
+import inspect
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from losslab.datasets.base import content_hash
+from losslab.errors import BadInput
+from losslab.experiments.models import MODELS
+from losslab.experiments.tasks import Task
+from losslab.losses import LOSSES
+from losslab.losses.base import Loss
+
+
+def build_model(
+    config: Mapping[str, Any],
+    task: Task,
+    link: Any,
+    input_shape: tuple[int, ...],
+    class_counts: np.ndarray,
+    seed: int,
+) -> nn.Module:
+    """The model of a `model` section, with initial weights drawn from `seed` alone."""
+    options = {key: value for key, value in config.items() if key not in ("name", "prior_init")}
+    outputs = task.outputs(link)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = MODELS.create(config["name"], input_shape=input_shape, outputs=outputs, **options)
+    prior = config.get("prior_init", False)
+    if prior is not False:
+        set_prior_bias(model, outputs, link, class_counts, None if prior is True else float(prior))
+    return model
+
+
+def set_prior_bias(
+    model: nn.Module, outputs: int, link: str, class_counts: np.ndarray, rarity: float | None
+) -> None:
+    """Start the model at the class prior (Lin et al. 2017, section 3.3): set its last bias.
+
+    Under sigmoid the bias is log(π/(1-π)), under softmax log π_j. π is the class distribution of
+    the training split, or `rarity` for every foreground class if it is given. Raises `BadInput`
+    if the model's last layer has no bias of that size.
+    """
+    biases = [m.bias for m in model.modules() if isinstance(getattr(m, "bias", None), Tensor)]
+    if not biases or biases[-1].shape != (outputs,):
+        raise BadInput("prior_init: needs a model whose last layer has a bias, one per output")
+    prior = np.maximum(class_counts, 0.5) / class_counts.sum()
+    if rarity is not None:
+        if link == "softmax" and len(prior) > 2:
+            raise BadInput(
+                "prior_init: a single probability has no meaning under softmax with "
+                f"{len(prior)} classes; use prior_init: on"
+            )
+        prior = np.array([1 - rarity, *[rarity] * (len(prior) - 1)])
+        prior[0] = 1 - rarity if outputs < 3 else rarity
+    if link == "sigmoid":
+        prior = prior[-outputs:]
+        bias = np.log(prior) - np.log1p(-prior)
+    else:
+        bias = np.log(prior)
+    with torch.no_grad():
+        biases[-1].copy_(torch.from_numpy(bias))
+
+
+def build_loss(config: Mapping[str, Any], task: Task, class_counts: np.ndarray) -> nn.Module:
+    """The loss of a `loss` section: one of losslab's own kind, or any importable module."""
+    options = {key: value for key, value in config.items() if key not in ("name", "link")}
+    loss = LOSSES.get(config["name"])
+    if inspect.isclass(loss) and issubclass(loss, Loss):
+        if options.get("reduction", "default") == "default":
+            options["reduction"] = task.default_reduction
+        return loss(
+            link=config["link"],
+            class_counts=torch.from_numpy(class_counts),
+            ignore_index=task.ignore_index,
+            **options,
+        )
+    given = inspect.signature(loss).parameters
+    if "class_counts" in given and "class_counts" not in options:
+        options["class_counts"] = torch.from_numpy(class_counts)
+    return ForeignLoss(loss(**options), task, config["link"])
+
+
+class ForeignLoss(nn.Module):
+    """Any module called as `module(logits, targets)`, made to follow the task's conventions.
+
+    Ignored elements are left out before the call; a result that is not reduced is reduced as the
+    task does by default (the mean, or the sum over the number of positives).
+    """
+
+    def __init__(self, module: nn.Module, task: Task, link: str):
+        super().__init__()
+        self.module = module
+        self.task = task
+        self.link = link
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The reduced loss."""
+        if self.task.kind == "dense":
+            counted = targets != self.task.ignore_index
+            if self.link == "softmax":
+                logits = logits.movedim(1, -1)
+            logits, targets = logits[counted], targets[counted]
+        losses = self.module(logits, targets)
+        if losses.ndim == 0:
+            return losses
+        if self.task.default_reduction == "positives":
+            return losses.sum() / (targets > 0).sum().clamp(min=1)
+        return losses.mean()
+
+
+def build_optimizer(config: Mapping[str, Any], model: nn.Module) -> torch.optim.Optimizer:
+    """AdamW or SGD over all parameters; the learning rate is set before every step."""
+    weight_decay = float(config["weight_decay"])
+    if config["optimizer"] == "sgd":
+        return torch.optim.SGD(
+            model.parameters(), lr=0.0, momentum=config["momentum"], weight_decay=weight_decay
+        )
+    return torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=weight_decay)
+
+
+def learning_rate(config: Mapping[str, Any], step: int, steps_per_epoch: int) -> float:
+    """The learning rate of a step (counted from 0), warm-up and schedule applied.
+
+    >>> c = {"learning_rate": 1.0, "schedule": "cosine", "epochs": 2, "warmup_epochs": 0}
+    >>> [round(learning_rate(c, step, 2), 3) for step in range(4)]
+    [1.0, 0.854, 0.5, 0.146]
+    """
+    total = config["epochs"] * steps_per_epoch
+    warmup = min(config["warmup_epochs"] * steps_per_epoch, total)
+    peak = float(config["learning_rate"])
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = (step - warmup) / max(total - warmup, 1)
+    if config["schedule"] == "cosine":
+        return peak * (1 + math.cos(math.pi * progress)) / 2
+    if config["schedule"] == "step":
+        return peak * 0.1 ** sum(step >= share * total for share in (2 / 3, 8 / 9))
+    return peak
+
+
+def weights_digest(model: nn.Module) -> str:
+    """A hash of a model's parameters and buffers."""
+    return content_hash(*[t.detach().cpu().numpy() for t in model.state_dict().values()])

@@ -1,0 +1,22 @@
+"""Models, behind one contract: `build(input_shape, outputs, **options) -> nn.Module`.
+
+`input_shape` is the shape of one example's features, `outputs` the numbers wanted per element. The
+model maps (batch, *input_shape) to (batch, outputs), or (batch, anchors, outputs) in dense tasks.
+"""
+
+from losslab.registry import Registry
+
+MODELS = Registry(
+    "model",
+    "losslab.models",
+    {
+        "mlp": (
+            "Multi-layer perceptron over feature vectors (images are flattened).",
+            "losslab.experiments.models.mlp:build",
+        ),
+        "cnn": (
+            "Small convolutional network over images.",
+            "losslab.experiments.models.cnn:build",
+        ),
+    },
+)

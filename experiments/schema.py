@@ -1,0 +1,122 @@
+"""The sections of a study file, typed; what each key means stands in its description."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    """A section that knows all its keys."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+class Training(Section):
+    """How one configuration is trained. Any number may be a range instead (see `spaces`)."""
+
+    epochs: int = Field(30, ge=1, description="passes over the training split")
+    batch_size: int = Field(64, ge=1, description="examples a step (images, in dense tasks)")
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate; searched by default")
+    weight_decay: float = Field(
+        1e-4, ge=0, description="decoupled (AdamW) or L2 (SGD); searched by default"
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD only")
+    schedule: Literal["cosine", "step", "constant"] = Field(
+        "cosine", description="step divides by 10 at 2/3 and 8/9 of the training"
+    )
+    warmup_epochs: float = Field(0, ge=0, description="linear warm-up from 0, in epochs")
+    clip_norm: float | None = Field(None, gt=0, description="largest gradient norm; null for none")
+    judge: Literal["last", "best_validation"] = Field(
+        "last", description="which epoch's weights give a run its value, everywhere in the study"
+    )
+
+
+class Select(Section):
+    """How an arm's configuration is selected after its search."""
+
+    best: int = Field(2, ge=1, description="how many of the best trials are retrained")
+    seeds: int = Field(1, ge=0, description="on how many further search seeds; 0: no retraining")
+
+
+class Search(Section):
+    """What each arm may spend on tuning; the same for every arm."""
+
+    trials: int = Field(
+        16, ge=1, description="trainings in all per arm, the re-trainings of selection included"
+    )
+    generation: int = Field(4, ge=1, description="trials asked for together and told together")
+    sampler: Literal["tpe", "random", "qmc", "grid", "cma-es", "gp"] = "tpe"
+    grid_points: int = Field(5, ge=2, description="points a range gets under sampler: grid")
+    pruner: Literal["median", "halving", "none"] = "median"
+    rungs: list[int] | None = Field(
+        None, description="epochs at which trials may be pruned; null: 1/4 and 1/2 of the epochs"
+    )
+    select: Select = Field(default_factory=Select)
+
+    @property
+    def search_trials(self) -> int:
+        """Trials of the search proper: the budget less the re-trainings of selection."""
+        return self.trials - self.select.best * self.select.seeds
+
+    @model_validator(mode="after")
+    def _budget_covers_selection(self) -> "Search":
+        if self.search_trials < self.select.best:
+            needed = self.select.best * (self.select.seeds + 1)
+            raise ValueError(
+                f"trials: a budget of {self.trials} cannot pay for retraining the best "
+                f"{self.select.best} on {self.select.seeds} seeds; give at least {needed} trials "
+                f"or lower select.best or select.seeds"
+            )
+        return self
+
+
+class Confirm(Section):
+    """How the selected configurations are judged on the test split."""
+
+    seeds: int = Field(10, ge=1, description="fresh run seeds, the same for every arm")
+    defaults: bool = Field(True, description="also run every arm untuned, at its defaults")
+
+
+class Metrics(Section):
+    """What is measured, and which metric decides."""
+
+    primary: str = Field("average_precision", description="the objective, on validation")
+    direction: Literal["maximize", "minimize"] | None = Field(
+        None, description="needed for a metric given by path; built-in metrics know theirs"
+    )
+    decision: str = Field(
+        "balanced_accuracy", description="what the decision threshold is tuned for, on validation"
+    )
+    extra: list[str] = Field(
+        default_factory=list, description="further metrics: paths called as f(targets, scores)"
+    )
+
+
+class StudyFile(Section):
+    """A study file: one question, its dataset, model, arms, budget and seeds."""
+
+    study: str | None = Field(None, min_length=1, max_length=100, description="the study's name")
+    question: str = Field("", description="what the study answers, in a sentence")
+    seed: int = Field(0, ge=0, lt=2**63, description="the study seed")
+    dataset: dict[str, Any] = Field(description="name and options")
+    model: dict[str, Any] = Field(
+        default_factory=lambda: {"name": "mlp"}, description="name, prior_init and options"
+    )
+    training: dict[str, Any] = Field(default_factory=dict)
+    loss: dict[str, Any] = Field(
+        default_factory=lambda: {"name": "ce"}, description="name, link and hyper-parameters"
+    )
+    arms: dict[str, dict[str, Any]] = Field(
+        min_length=1, description="what is compared: each arm overrides any part of the file"
+    )
+    baseline: str | None = Field(
+        None, description="the arm that others are compared with; null: plain cross-entropy"
+    )
+    search: Search = Field(default_factory=Search)
+    confirm: Confirm = Field(default_factory=Confirm)
+    metrics: Metrics = Field(default_factory=Metrics)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+ARM_SECTIONS = ("dataset", "model", "training", "loss")

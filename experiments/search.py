@@ -1,0 +1,318 @@
+"""The search of one arm: Optuna, asked for a generation at a time and told in trial order.
+
+Optuna holds no state between generations. Each one is asked for from an in-memory study rebuilt
+out of the finished trials, with a sampler seeded by (study seed, arm, generation), so a resumed
+search asks the same questions as one that was never interrupted. Nothing else imports Optuna.
+"""
+
+import importlib.util
+import json
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+
+from losslab.errors import BadInput
+from losslab.experiments.schema import Search
+from losslab.experiments.spaces import Choices, Space, Value
+from losslab.randomness import seed_integer
+
+STATES = {
+    "complete": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    # A diverged trial is told as pruned, so that the sampler learns from it.
+    "diverged": TrialState.PRUNED,
+    "running": TrialState.RUNNING,
+}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One generation: the parameters of its trials and what the sampler needs to remember.
+
+    It is written to disk before any of its trials begins; `as_json` and `from_json` go both ways.
+    """
+
+    number: int
+    first_trial: int
+    params: list[dict[str, Value]]
+    trial_attributes: list[dict[str, Any]]
+    study_attributes: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """As a mapping that JSON can hold."""
+        return dict(self.__dict__)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Asked":
+        """From what `as_json` gave."""
+        return cls(**content)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a finished trial tells the sampler; `reports` are the values at the rungs it reached."""
+
+    params: Mapping[str, Value]
+    state: str
+    value: float | None
+    reports: Mapping[int, float]
+    attributes: Mapping[str, Any]
+
+
+class ArmSearch:
+    """Asking and pruning for one arm.
+
+    `spaces` are the arm's search spaces by path, `defaults` the values of trial 0.
+    """
+
+    def __init__(
+        self,
+        arm: str,
+        spaces: Mapping[str, Space],
+        defaults: Mapping[str, Value],
+        search: Search,
+        study_seed: int,
+        maximize: bool,
+    ):
+        self.arm = arm
+        self.spaces = spaces
+        self.defaults = defaults
+        self.search = search
+        self.study_seed = study_seed
+        self.direction = "maximize" if maximize else "minimize"
+        self.distributions = {path: _distribution(space) for path, space in spaces.items()}
+
+    def ask(self, number: int, told: Sequence[Told], previous: Asked | None) -> Asked:
+        """Ask for generation `number`, given everything told so far and the generation before.
+
+        It may hold fewer trials than usual: at the end of the budget, and when a grid is
+        exhausted; an empty one ends the search.
+        """
+        count = min(self.search.generation, self._budget() - len(told))
+        sampler = self._sampler(number)
+        study = self._rebuilt(told, sampler, previous.study_attributes if previous else {})
+        if not told and count > 0:
+            study.enqueue_trial(self._internal(self.defaults))
+        params, attributes = [], []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for _ in range(count):
+                trial = study.ask()
+                params.append(
+                    {path: self._suggest(trial, path) for path in self.spaces},
+                )
+        for trial in study.get_trials(deepcopy=False)[len(told) :]:
+            attributes.append(dict(trial.system_attrs))
+        remembered = study._storage.get_study_system_attrs(study._study_id)
+        return Asked(number, len(told), params, attributes[: len(params)], dict(remembered))
+
+    def pruning(self, told: Sequence[Told], asked: Asked) -> "Pruning":
+        """The pruner's view of a running generation."""
+        study = self._rebuilt(told, None, {})
+        for params, attributes in zip(asked.params, asked.trial_attributes, strict=True):
+            study.add_trial(
+                self._frozen(Told(params, "running", None, {}, attributes), len(study.trials))
+            )
+        trials = study.get_trials(deepcopy=False)[len(told) :]
+        return Pruning([Trial(study, trial._trial_id) for trial in trials])
+
+    def _rebuilt(
+        self, told: Sequence[Told], sampler: Any, attributes: Mapping[str, Any]
+    ) -> optuna.Study:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        study = optuna.create_study(
+            direction=self.direction, sampler=sampler, pruner=_pruner(self.search)
+        )
+        for number, trial in enumerate(told):
+            study.add_trial(self._frozen(trial, number))
+        for key, value in attributes.items():
+            study._storage.set_study_system_attr(study._study_id, key, value)
+        return study
+
+    def _frozen(self, told: Told, number: int) -> FrozenTrial:
+        return create_trial(
+            state=STATES[told.state],
+            value=told.value if told.state == "complete" else None,
+            params=self._internal(told.params),
+            distributions=self.distributions,
+            intermediate_values=dict(told.reports),
+            system_attrs=dict(told.attributes),
+            user_attrs={"state": told.state},
+        )
+
+    def _budget(self) -> int:
+        """Trials in all; fewer than the study's if there is no more to try."""
+        if not self.spaces:
+            return 1
+        if self.search.sampler != "grid":
+            return self.search.search_trials
+        # Optuna's own count of what is left starts a grid's last point once for each free worker.
+        points = math.prod(len(values) for values in self._grid().values())
+        return min(self.search.search_trials, 1 + points)
+
+    def _internal(self, params: Mapping[str, Value]) -> dict[str, Any]:
+        """Parameters as Optuna holds them: choices by index.
+
+        Optuna compares choices by value, for which 1 and True are the same.
+        """
+        return {path: self.spaces[path].internal(params[path]) for path in self.spaces}
+
+    def _suggest(self, trial: Trial, path: str) -> Value:
+        space = self.spaces[path]
+        if isinstance(space, Choices):
+            return space.choices[trial.suggest_categorical(path, list(range(len(space.choices))))]
+        log = space.scale == "log"
+        if space.integer:
+            return trial.suggest_int(path, int(space.low), int(space.high), log=log)
+        return trial.suggest_float(path, space.low, space.high, log=log)
+
+    def _sampler(self, generation: int) -> Any:
+        name = self.search.sampler
+        seed = seed_integer(self.study_seed, "sampler", self.arm, generation)
+        if name in ("qmc", "grid"):
+            # One sequence for the whole search: its seed knows no generation.
+            seed = seed_integer(self.study_seed, "sampler", self.arm)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if name == "tpe":
+                return optuna.samplers.TPESampler(seed=seed)
+            if name == "random":
+                return optuna.samplers.RandomSampler(seed=seed)
+            if name == "qmc":
+                return optuna.samplers.QMCSampler(seed=seed, scramble=True)
+            if name == "cma-es":
+                return optuna.samplers.CmaEsSampler(seed=seed)
+            if name == "gp":
+                return optuna.samplers.GPSampler(seed=seed)
+            return optuna.samplers.GridSampler(self._grid(), seed=seed)
+
+    def _grid(self) -> dict[str, list[Any]]:
+        points = self.search.grid_points
+        return {
+            path: list(range(len(space.choices)))
+            if isinstance(space, Choices)
+            else space.grid(points)
+            for path, space in self.spaces.items()
+        }
+
+
+class Pruning:
+    """Pruning decisions of one generation: all values of a rung are reported before any decision.
+
+    Trials are addressed by their index in the generation.
+    """
+
+    def __init__(self, trials: list[Trial]):
+        self._trials = trials
+
+    def report(self, index: int, epoch: int, value: float) -> None:
+        """Report the value that a trial reached at a rung."""
+        self._trials[index].report(value, epoch)
+
+    def should_prune(self, index: int) -> bool:
+        """Whether a trial should stop at the rung reported last."""
+        return self._trials[index].should_prune()
+
+    def attributes(self, index: int) -> dict[str, Any]:
+        """What the pruner noted about a trial; it belongs to what is told."""
+        trial = self._trials[index]
+        return dict(trial.storage.get_trial(trial._trial_id).system_attrs)
+
+
+def check_sampler(search: Search) -> None:
+    """Raise `BadInput` if the sampler lacks a package; Optuna would fail in mid-study."""
+    needed = {"cma-es": ["cmaes"], "gp": ["torch", "scipy"]}.get(search.sampler, [])
+    missing = [package for package in needed if importlib.util.find_spec(package) is None]
+    if missing:
+        raise BadInput(
+            f"search.sampler: {search.sampler} needs the package {' and '.join(missing)}; "
+            f"run 'pip install {' '.join(missing)}' or choose tpe"
+        )
+
+
+class Journal:
+    """The study's finished trials as an Optuna journal, for Optuna's own tools.
+
+    It is a copy of what the study folder holds: a torn last line is cut before it is opened, and
+    what is missing is appended. The caller holds the study's lock, so the file needs none.
+    """
+
+    def __init__(self, path: Path):
+        _cut_torn_line(path)
+        self._storage = JournalStorage(
+            JournalFileBackend(str(path), lock_obj=_NoLock())  # type: ignore[arg-type]
+        )
+        self._counts: dict[str, int] = {}
+
+    def append(self, search: ArmSearch, told: Sequence[Told]) -> None:
+        """Append the trials of an arm that the journal does not hold yet."""
+        study = optuna.create_study(
+            storage=self._storage,
+            study_name=search.arm,
+            direction=search.direction,
+            load_if_exists=True,
+        )
+        if search.arm not in self._counts:
+            self._counts[search.arm] = len(study.get_trials(deepcopy=False))
+        for number in range(self._counts[search.arm], len(told)):
+            study.add_trial(search._frozen(told[number], number))
+        self._counts[search.arm] = max(self._counts[search.arm], len(told))
+
+
+class _NoLock:
+    """The study's own lock guards the journal; Optuna's would outlive a killed process."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        return None
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Cut what follows the last line that is whole; the next append would merge into it."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    lines = content[:whole].splitlines(keepends=True)
+    while lines:
+        try:
+            json.loads(lines[-1])
+            break
+        except ValueError:
+            whole -= len(lines.pop())
+    if whole < len(content):
+        with path.open("r+b") as file:
+            file.truncate(whole)
+
+
+def _distribution(space: Space) -> BaseDistribution:
+    if isinstance(space, Choices):
+        return CategoricalDistribution(list(range(len(space.choices))))
+    log = space.scale == "log"
+    if space.integer:
+        return IntDistribution(int(space.low), int(space.high), log=log)
+    return FloatDistribution(space.low, space.high, log=log)
+
+
+def _pruner(search: Search) -> optuna.pruners.BasePruner:
+    if search.pruner == "median":
+        return optuna.pruners.MedianPruner(n_startup_trials=search.generation)
+    if search.pruner == "halving":
+        return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
+    return optuna.pruners.NopPruner()
