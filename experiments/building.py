@@ -46,7 +46,11 @@ def set_prior_bias(
     the training split, or `rarity` for every foreground class if it is given. Raises `BadInput`
     if the model's last layer has no bias of that size.
     """
-    biases = [m.bias for m in model.modules() if isinstance(getattr(m, "bias", None), Tensor)]
+    biases: list[Tensor] = [
+        bias
+        for module in model.modules()
+        if isinstance(bias := getattr(module, "bias", None), Tensor)
+    ]
     if not biases or biases[-1].shape != (outputs,):
         raise BadInput("prior_init: needs a model whose last layer has a bias, one per output")
     prior = np.maximum(class_counts, 0.5) / class_counts.sum()
@@ -56,15 +60,10 @@ def set_prior_bias(
                 "prior_init: a single probability has no meaning under softmax with "
                 f"{len(prior)} classes; use prior_init: on"
             )
-        prior = np.array([1 - rarity, *[rarity] * (len(prior) - 1)])
-        prior[0] = 1 - rarity if outputs < 3 else rarity
-    if link == "sigmoid":
-        prior = prior[-outputs:]
-        bias = np.log(prior) - np.log1p(-prior)
-    else:
-        bias = np.log(prior)
+        prior = np.array([1 - rarity, rarity]) if link == "softmax" else np.full(outputs, rarity)
+    logits = np.log(prior) if link == "softmax" else np.log(prior) - np.log1p(-prior)
     with torch.no_grad():
-        biases[-1].copy_(torch.from_numpy(bias))
+        biases[-1].copy_(torch.from_numpy(logits[-outputs:]))
 
 
 def build_loss(config: Mapping[str, Any], task: Task, class_counts: np.ndarray) -> nn.Module:

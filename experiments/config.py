@@ -16,7 +16,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from losslab.errors import BadInput
-from losslab.experiments.metrics import METRICS, direction_of
+from losslab.experiments.decisions import check_decision_metric
+from losslab.experiments.metrics import direction_of, metric
 from losslab.experiments.options import problems_of
 from losslab.experiments.reading import apply_overrides, find_study, normalise, read_yaml
 from losslab.experiments.resolving import Resolver
@@ -144,7 +145,7 @@ def _validated(content: dict[str, Any], problems: list[str]) -> StudyFile:
         arms = content.get("arms")
         if "arms" in broken and isinstance(arms, dict):
             rest["arms"] = {name: arm for name, arm in arms.items() if isinstance(arm, dict)}
-        missing = {"dataset": {}, "arms": {}}
+        missing: dict[str, Any] = {"dataset": {}, "arms": {}}
         try:
             return StudyFile.model_validate({**missing, **rest})
         except ValidationError:
@@ -201,11 +202,15 @@ def _add_baseline(file: StudyFile, arms: dict[str, Arm], resolver: Resolver) -> 
 
 def _direction(file: StudyFile, problems: list[str]) -> str:
     metrics = file.metrics
-    for where, name in [("extra", name) for name in metrics.extra]:
+    for name in metrics.extra:
         try:
-            METRICS.get(name)
+            metric(name)
         except BadInput as error:
-            problems.append(f"metrics.{where}: {error}")
+            problems.append(f"metrics.extra: {error}")
+    try:
+        check_decision_metric(metrics.decision)
+    except BadInput as error:
+        problems.append(f"metrics.decision: {error}")
     try:
         known = direction_of(metrics.primary)
     except BadInput as error:

@@ -21,10 +21,10 @@ def shipped_studies() -> dict[str, Path]:
 
 
 def summary_of(path: Path) -> str:
-    """The first comment lines of a study file, which say what question it answers."""
-    lines = []
+    """The first paragraph of a study file's comment, which says what question it answers."""
+    lines: list[str] = []
     for line in path.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
+        if not line.startswith("#") or (lines and line.strip() == "#"):
             break
         lines.append(line.lstrip("# ").rstrip())
     return " ".join(lines).strip()

@@ -219,7 +219,8 @@ class Resolver:
         config = {"name": name, "link": link, "reduction": values.get("reduction", "default")}
         for key, value in values.items():
             if key in declared:
-                for sample in spaces[key].samples() if key in spaces else [value]:
+                samples: list[Any] = spaces[key].samples() if key in spaces else [value]
+                for sample in samples:
                     if wrong := declared[key].problem(sample):
                         self.problems.append(f"{where}.{key}: {wrong}")
             elif key not in LOSS_KEYS and key not in structural:

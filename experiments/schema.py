@@ -120,3 +120,39 @@ class StudyFile(Section):
 
 
 ARM_SECTIONS = ("dataset", "model", "training", "loss")
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a study file, short forms and search spaces included."""
+    from losslab.experiments.spaces import Choices, Range
+
+    schema = StudyFile.model_json_schema()
+    training = Training.model_json_schema()
+    definitions = schema.setdefault("$defs", {})
+    definitions["Range"] = Range.model_json_schema()
+    definitions["Choices"] = Choices.model_json_schema()
+    spaces = [{"$ref": "#/$defs/Range"}, {"$ref": "#/$defs/Choices"}]
+    for name, content in training["properties"].items():
+        if name not in ("epochs", "judge"):
+            about = content.get("description", "")
+            training["properties"][name] = {"description": about, "anyOf": [content, *spaces]}
+    definitions["Training"] = training
+    named = {
+        "anyOf": [
+            {"type": "string"},
+            {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]},
+        ]
+    }
+    properties = schema["properties"]
+    properties["training"] = {"$ref": "#/$defs/Training"}
+    for section in ("dataset", "model", "loss"):
+        properties[section] = {"description": properties[section].get("description", ""), **named}
+    arm = {"anyOf": [{"type": "string"}, {"type": "null"}, {"type": "object"}]}
+    properties["arms"] = {
+        "description": properties["arms"].get("description", ""),
+        "anyOf": [
+            {"type": "array", "items": {"type": "string"}, "minItems": 1},
+            {"type": "object", "additionalProperties": arm, "minProperties": 1},
+        ],
+    }
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.distributions import (
@@ -93,7 +93,7 @@ class ArmSearch:
         self.defaults = defaults
         self.search = search
         self.study_seed = study_seed
-        self.direction = "maximize" if maximize else "minimize"
+        self.direction: Literal["maximize", "minimize"] = "maximize" if maximize else "minimize"
         self.distributions = {path: _distribution(space) for path, space in spaces.items()}
 
     def ask(self, number: int, told: Sequence[Told], previous: Asked | None) -> Asked:
@@ -115,8 +115,8 @@ class ArmSearch:
                 params.append(
                     {path: self._suggest(trial, path) for path in self.spaces},
                 )
-        for trial in study.get_trials(deepcopy=False)[len(told) :]:
-            attributes.append(dict(trial.system_attrs))
+        for frozen in study.get_trials(deepcopy=False)[len(told) :]:
+            attributes.append(dict(frozen.system_attrs))
         remembered = study._storage.get_study_system_attrs(study._study_id)
         return Asked(number, len(told), params, attributes[: len(params)], dict(remembered))
 

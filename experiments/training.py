@@ -203,6 +203,21 @@ def logits_and_targets(
     return np.concatenate(logits), np.concatenate(targets), ids
 
 
+def validate(parts: Parts, job: Job) -> dict[str, float]:
+    """The job's metrics on the validation split, decided at 0.5 or argmax."""
+    logits, targets, _ = logits_and_targets(
+        parts.model, parts.data.validation, parts.task, job.link
+    )
+    return evaluate(
+        targets,
+        probabilities(logits, job.link),
+        default_decision().decide(logits),
+        class_names=parts.data.dataset.class_names,
+        train_class_counts=parts.data.class_counts,
+        names=job.metrics,
+    )
+
+
 def _epoch(parts: Parts, job: Job, epoch: int) -> dict[str, float]:
     """Train one epoch, then validate; the row of its history."""
     training = job.config["training"]
@@ -215,18 +230,7 @@ def _epoch(parts: Parts, job: Job, epoch: int) -> dict[str, float]:
         for group in parts.optimizer.param_groups:
             group["lr"] = rate
         total += _step(parts, job, batch.to(job.device), training["clip_norm"])
-    logits, targets, _ = logits_and_targets(
-        parts.model, parts.data.validation, parts.task, job.link
-    )
-    scores = probabilities(logits, job.link)
-    values = evaluate(
-        targets,
-        scores,
-        default_decision().decide(logits),
-        class_names=parts.data.dataset.class_names,
-        train_class_counts=parts.data.class_counts,
-        names=job.metrics,
-    )
+    values = validate(parts, job)
     return {
         "epoch": epoch + 1,
         "train/loss": total.item() / len(order),

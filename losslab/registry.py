@@ -31,7 +31,7 @@ class Entry:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """"; did you mean 'x'?" for the closest known name, or nothing.
+    """ "; did you mean 'x'?" for the closest known name, or nothing.
 
     >>> nearest("focl", ["focal", "ce"])
     "; did you mean 'focal'?"
@@ -59,6 +59,7 @@ class Registry:
             name: Entry(name, summary, "losslab", path=path)
             for name, (summary, path) in builtin.items()
         }
+        self._found: dict[str, Entry] | None = None
 
     def register(self, name: str, summary: str = "") -> Callable[[T], T]:
         """Register the decorated class or function under `name`.
@@ -130,6 +131,12 @@ class Registry:
         return {**self._plugins(), **self._entries}
 
     def _plugins(self) -> dict[str, Entry]:
+        # Packages do not change while a process runs, and looking for them takes 20 ms.
+        if self._found is None:
+            self._found = self._find_plugins()
+        return self._found
+
+    def _find_plugins(self) -> dict[str, Entry]:
         found: dict[str, Entry] = {}
         for point in metadata.entry_points(group=self.group):
             package = point.dist.name if point.dist is not None else point.value

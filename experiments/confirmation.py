@@ -1,0 +1,84 @@
+"""Judging a finished training: the only place where the test split is looked at."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from losslab.experiments.data import held_out
+from losslab.experiments.decisions import Decision, default_decision, prior_corrected, tuned
+from losslab.experiments.metrics import evaluate, metric
+from losslab.experiments.tasks.base import probabilities
+from losslab.experiments.training import Parts, State, logits_and_targets, prepare
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a confirmation run is worth.
+
+    `metrics` are named `test/…` (decided at argmax, or 0.5), `test_tuned/…` (decided as tuned on
+    validation) and, if asked for, `test_prior_corrected/…`; `outputs` are per-example arrays.
+    """
+
+    metrics: dict[str, float]
+    outputs: dict[str, np.ndarray]
+    pairing: dict[str, str] = field(default_factory=dict)
+
+
+def judge(state: State, decision: str, with_prior_correction: bool) -> Verdict:
+    """Judge a training's weights on the test split; one that diverged scores chance level.
+
+    Chance level is what equal logits for every class score: the average precision of a coin is
+    the prevalence, its balanced accuracy one over the number of classes.
+    """
+    job, parts = state.job, prepare(state.job)
+    test, test_digest = held_out(job.config["dataset"], job.study_seed, job.run_seed, job.device)
+    parts.model.load_state_dict(state.judged_model)
+    arrays: dict[str, np.ndarray] = {"train_class_counts": parts.data.class_counts}
+    for name, examples in (("val", parts.data.validation), ("test", test)):
+        logits, targets, ids = logits_and_targets(parts.model, examples, parts.task, job.link)
+        if state.diverged or not np.isfinite(logits).all():
+            logits = np.zeros_like(logits)
+        arrays |= {f"{name}_logits": logits, f"{name}_targets": targets, f"{name}_ids": ids}
+    counts = np.maximum(parts.data.class_counts, 0.5)  # a class may be missing from training
+    prior = counts / counts.sum()
+    threshold = tuned(arrays["val_targets"], arrays["val_logits"], prior, decision)
+    metrics = {
+        **_metrics("test", parts, state, arrays, default_decision(), everything=True),
+        **_metrics("test_tuned", parts, state, arrays, threshold, everything=False),
+    }
+    if with_prior_correction:
+        corrected = prior_corrected(prior, arrays["test_logits"])
+        metrics |= _metrics("test_prior_corrected", parts, state, arrays, corrected, True)
+    return Verdict(
+        metrics,
+        {name: _compact(array) for name, array in arrays.items()},
+        {**parts.data.pairing, "test": test_digest},
+    )
+
+
+def _metrics(
+    prefix: str,
+    parts: Parts,
+    state: State,
+    arrays: dict[str, np.ndarray],
+    decision: Decision,
+    everything: bool,
+) -> dict[str, float]:
+    logits = arrays["test_logits"] - np.asarray(decision.offset)
+    names = state.job.metrics
+    if not everything:  # a threshold changes decisions, and nothing else
+        names = tuple(name for name in names if metric(name).kind == "decision")
+    values = evaluate(
+        arrays["test_targets"],
+        probabilities(logits, state.job.link),
+        decision.decide(arrays["test_logits"]),
+        class_names=parts.data.dataset.class_names,
+        train_class_counts=parts.data.class_counts,
+        names=names,
+    )
+    return {f"{prefix}/{name}": value for name, value in values.items()}
+
+
+def _compact(array: np.ndarray) -> np.ndarray:
+    """Logits came from float32 and lose nothing by going back."""
+    return array.astype(np.float32) if array.dtype == np.float64 else array

@@ -1,0 +1,59 @@
+"""Confirmation: the selected configurations and the untuned defaults, judged on the test split."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from losslab.experiments.context import Context, Training
+from losslab.experiments.folder import read_json
+from losslab.experiments.searching import train_all
+
+
+def confirm(context: Context, selected: Mapping[str, Mapping[str, Any]]) -> None:
+    """Train every arm on the same fresh run seeds and judge it on test, seed by seed.
+
+    `selected` maps an arm to what selection chose. The baseline arm is also judged with the class
+    prior taken out of its logits: cross-entropy with a tuned threshold or with that correction is
+    the standing baseline of every study.
+    """
+    study = context.study
+    variants = ["selected", "defaults"] if study.confirm.defaults else ["selected"]
+    for seed in range(study.confirm.seeds):
+        trainings = []
+        for arm in study.arms.values():
+            place = context.folder.confirmation(arm.slug)
+            place.mkdir(parents=True, exist_ok=True)
+            for variant in variants:
+                chosen = selected[arm.name] if variant == "selected" else None
+                training = Training(
+                    arm=arm,
+                    phase="confirm",
+                    params=chosen["params"] if chosen else arm.defaults,
+                    seed_index=seed,
+                    file=place / f"{variant}-{seed:04d}.json",
+                    trial=chosen["trial"] if chosen else None,
+                    variant=variant,
+                )
+                _set_superseded_aside(context, training)
+                trainings.append(training)
+        judged = {
+            training.key: {
+                "outputs": training.file.with_suffix(""),
+                "decision": study.metrics.decision,
+                "prior_corrected": training.arm.name == study.baseline,
+            }
+            for training in trainings
+        }
+        train_all(context, trainings, judged)
+
+
+def _set_superseded_aside(context: Context, training: Training) -> None:
+    """Keep a run whose configuration is no longer the selected one, under another name."""
+    record = read_json(training.file)
+    if record is None or record["params"] == dict(training.params):
+        return
+    for suffix in (".json", ".npz", ".pt"):
+        old = training.file.with_suffix(suffix)
+        if old.exists():
+            old.rename(old.with_name(f"{old.name}.superseded-of-trial-{record['trial']}"))
+    context.tracker.discard(record["key"])
+    context.observer.note(f"{record['key']}: replaced, since further trials found a better one")

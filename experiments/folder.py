@@ -1,0 +1,155 @@
+"""The study folder: the only truth about a study, written so that nothing is ever half there.
+
+runs/<study>/
+  study.json            what the study is: resolved file, arms, dataset record, versions, notes
+  lock                  held by the one driver; names its host and process
+  journal.log           the finished trials as an Optuna journal (a copy)
+  tracking.jsonl        which record is which MLflow run
+  arms/<arm>/           generation-000.json, trial-00000.json, select-00003-1.json,
+                        selected.json
+  confirm/<arm>/        selected-0000.json and .npz and .pt; defaults-0000...
+  states/               trainings under way, at their last rung
+  report/               tables and figures
+"""
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from losslab.errors import BadInput
+
+DEFAULT_HOME = "runs"
+
+
+def home_folder(home: str | Path | None) -> Path:
+    """The absolute folder where studies live: the argument, LOSSLAB_HOME, or `runs` here."""
+    return Path(home or os.environ.get("LOSSLAB_HOME") or DEFAULT_HOME).expanduser().absolute()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write, sync, then rename: the file is either as it was or whole."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON atomically; not-a-number and infinity are refused."""
+    write_atomically(path, json.dumps(content, indent=1, allow_nan=False).encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; None if there is no such file."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+
+
+class StudyFolder:
+    """Paths, records and lock of one study."""
+
+    def __init__(self, home: Path, study: str):
+        self.home = home
+        self.path = home / study
+        self.study_file = self.path / "study.json"
+
+    def arm(self, slug: str) -> Path:
+        """The folder of an arm's search."""
+        return self.path / "arms" / slug
+
+    def confirmation(self, slug: str) -> Path:
+        """The folder of an arm's confirmation runs."""
+        return self.path / "confirm" / slug
+
+    @property
+    def states(self) -> Path:
+        """Where trainings under way are kept."""
+        return self.path / "states"
+
+    @property
+    def report(self) -> Path:
+        """Where tables and figures are written."""
+        return self.path / "report"
+
+    def create(self) -> None:
+        """Make the folders; `BadInput` if the home cannot be written."""
+        try:
+            for folder in (self.path, self.states, self.report):
+                folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.path / ".writable", b"")
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise
+            raise BadInput(
+                f"--home: {self.home} cannot be written: {error.strerror}; choose another folder "
+                f"with --home or LOSSLAB_HOME"
+            ) from error
+        (self.path / ".writable").unlink(missing_ok=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the study; `BadInput` names the host and process that holds it already.
+
+        The lock belongs to the open file, so it goes when its process goes, however it ends.
+        """
+        with (self.path / "lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                raise BadInput(
+                    f"study {self.path.name!r} is being run by {holder}; wait for it, stop it, or "
+                    f"choose another folder with --home"
+                ) from error
+            file.seek(0)
+            file.truncate()
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+            yield
+
+    def holder(self) -> str:
+        """Who works on the study right now: "process 12 on host", or nothing."""
+        try:
+            with (self.path / "lock").open() as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except OSError:
+                    return file.read().strip() or "another process"
+        except FileNotFoundError:
+            pass
+        return ""
+
+    def set_aside(self) -> Path | None:
+        """Move an existing study to `<study>.old-<time>`; nothing is deleted."""
+        if not self.study_file.exists():
+            return None
+        aside = self.path.with_name(f"{self.path.name}.old-{time.strftime('%Y%m%d-%H%M%S')}")
+        aside.mkdir()
+        for item in list(self.path.iterdir()):
+            if item.name != "lock":
+                shutil.move(str(item), str(aside / item.name))
+        self.create()
+        return aside
+
+    def clean_leftovers(self) -> None:
+        """Remove what writes that were cut short have left behind."""
+        for part in self.path.rglob(".*.part"):
+            part.unlink(missing_ok=True)

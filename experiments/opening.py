@@ -1,0 +1,139 @@
+"""Opening a study folder: a new study is written down, an old one is checked for changes."""
+
+import platform
+import subprocess
+import time
+import uuid
+from importlib import metadata
+from typing import Any
+
+import yaml
+
+from losslab.errors import BadInput
+from losslab.experiments.config import Study, changed_keys
+from losslab.experiments.data import dataset_for
+from losslab.experiments.folder import StudyFolder, read_json, write_json
+from losslab.experiments.observing import Observer
+
+PACKAGES = ("losslab", "torch", "optuna", "mlflow", "numpy", "scikit-learn", "scipy", "pandas")
+
+
+def open_study(
+    study: Study, folder: StudyFolder, device: str, fresh: bool, observer: Observer
+) -> dict[str, Any]:
+    """Write `study.json`, or check that a started study is still the same; return its content.
+
+    Raises `BadInput` with the changed keys, unless `fresh` sets the old study aside.
+    """
+    if fresh and (aside := folder.set_aside()):
+        observer.note(f"the earlier study was moved to {aside}")
+    new = _entry(study, device)
+    old = read_json(folder.study_file)
+    if old is not None:
+        new["id"], new["created"], new["notes"] = old["id"], old["created"], old["notes"]
+        changes = changed_keys(old["resolved"], new["resolved"])
+        changes += [
+            f"dataset of arm {arm}: its content has changed (hash {before} -> {after})"
+            for arm, before in old["content_hashes"].items()
+            if (after := new["content_hashes"].get(arm)) not in (before, None)
+        ]
+        if changes:
+            listed = "".join(f"\n  {change}" for change in changes)
+            raise BadInput(
+                f"study {study.name!r} was started with other settings; these keys have "
+                f"changed:{listed}\nSet them back, give the study another name, or start anew "
+                f"with --fresh (the old runs are kept)"
+            )
+        _note_growth(old, new)
+    write_json(folder.study_file, new)
+    folder.clean_leftovers()
+    return new
+
+
+def resolve_device(device: str) -> str:
+    """`auto` is a GPU if there is one; asking for one that is not there is `BadInput`."""
+    import torch
+
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise BadInput("device: cuda was asked for, and torch sees no GPU; use auto or cpu")
+    return "cuda" if available and device != "cpu" else "cpu"
+
+
+def _entry(study: Study, device: str) -> dict[str, Any]:
+    datasets = {
+        name: dataset_for(arm.config["dataset"], study.seed) for name, arm in study.arms.items()
+    }
+    return {
+        "id": uuid.uuid4().hex,
+        "study": study.name,
+        "question": study.question,
+        "primary": study.metrics.primary,
+        "direction": study.direction,
+        "decision": study.metrics.decision,
+        "baseline": study.baseline,
+        "arms": {
+            name: {
+                "slug": arm.slug,
+                "summary": arm.config["loss"]["name"],
+                "implicit": arm.implicit,
+                "config": arm.config,
+                "space": {path: space.model_dump() for path, space in arm.spaces.items()},
+            }
+            for name, arm in study.arms.items()
+        },
+        "seeds": study.confirm.seeds,
+        "budget": study.search.trials,
+        "metrics": [study.metrics.primary, *study.metrics.extra],
+        "dataset": datasets[study.baseline].describe(),
+        "content_hashes": {name: dataset.content_hash for name, dataset in datasets.items()},
+        "device": device,
+        "versions": versions(),
+        "git": git_commit(),
+        "created": time.time(),
+        "notes": [],
+        "resolved": study.resolved,
+        "yaml": yaml.safe_dump(study.resolved, sort_keys=False, allow_unicode=True),
+    }
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def git_commit() -> str:
+    """The commit of the repository that the command runs in, with "+" if it has changes."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return commit + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments], capture_output=True, text=True, timeout=10, check=True
+    )
+    return done.stdout.strip()
+
+
+def _note_growth(old: dict[str, Any], new: dict[str, Any]) -> None:
+    """What was added to a study that had begun; the ledger shows it."""
+    grown = []
+    if added := sorted(set(new["arms"]) - set(old["arms"])):
+        grown.append(f"arms added: {', '.join(added)}")
+    for key, name in (("budget", "trials"), ("seeds", "confirmation seeds")):
+        if new[key] > old[key]:
+            grown.append(f"{name}: {old[key]} -> {new[key]}")
+    if changed := [p for p, v in new["versions"].items() if old["versions"].get(p) != v]:
+        was = ", ".join(f"{p} {old['versions'].get(p)} -> {new['versions'][p]}" for p in changed)
+        grown.append(f"versions changed: {was}")
+    if grown:
+        new["notes"] = [*old["notes"], {"time": time.time(), "text": "; ".join(grown)}]

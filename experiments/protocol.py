@@ -1,0 +1,108 @@
+"""The protocol of a study: search, select, confirm; every finished training is on disk at once.
+
+Validation picks, test judges. Every arm has the same budget, and a run seed gives every arm the
+same splits, initial weights and batches.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from losslab.experiments.config import Study, load_study
+from losslab.experiments.confirming import confirm
+from losslab.experiments.context import Context
+from losslab.experiments.executors import make_executor
+from losslab.experiments.folder import StudyFolder, home_folder
+from losslab.experiments.observing import Observer
+from losslab.experiments.opening import open_study, resolve_device
+from losslab.experiments.preflight import preflight
+from losslab.experiments.search import Journal, check_sampler
+from losslab.experiments.searching import search_arm
+from losslab.experiments.tracking import Tracker, local_store
+
+if TYPE_CHECKING:
+    from losslab.analysis.frames import StudyFrames
+
+
+def run_study(
+    source: str | Path | Mapping[str, Any],
+    *,
+    overrides: Sequence[str] = (),
+    home: str | Path | None = None,
+    tracking_uri: str | None = None,
+    workers: int = 1,
+    fresh: bool = False,
+    observer: Observer | None = None,
+) -> "StudyFrames":
+    """Run a study, or go on with it, and return its results as tidy frames.
+
+    `source` is a shipped study's name, a path, or a mapping in the form of a study file;
+    `overrides` are `path=value` texts; `home` is where studies live (LOSSLAB_HOME, else `runs`);
+    `tracking_uri` an MLflow server instead of the local store; `fresh` sets an existing study
+    aside and starts anew. The number of `workers` changes the time, never the results. Raises
+    `BadInput` with every mistake, before any training.
+
+    >>> frames = run_study("quickstart", overrides=["search.trials=4"])    # doctest: +SKIP
+    """
+    from losslab.analysis.frames import frames_from_folder
+    from losslab.analysis.report import write_report_files
+
+    observer = observer or Observer()
+    study = load_study(source, overrides)
+    check_sampler(study.search)
+    folder = StudyFolder(home_folder(home), study.name)
+    folder.create()
+    with folder.locked():
+        tracker = _work(study, folder, tracking_uri, workers, fresh, observer)
+        frames = frames_from_folder(folder.path)
+        write_report_files(frames, folder.report)
+        tracker.attach(folder.report, "report")
+        tracker.finish("FINISHED")
+    if tracker.problem:
+        observer.note(
+            f"MLflow at {tracker.uri} could not take everything ({tracker.problem}); all results "
+            f"are in {folder.path}, and the same command mirrors what is missing"
+        )
+    return frames
+
+
+def _work(
+    study: Study,
+    folder: StudyFolder,
+    tracking_uri: str | None,
+    workers: int,
+    fresh: bool,
+    observer: Observer,
+) -> Tracker:
+    """Everything up to the last training; the tracker is still open."""
+    device = resolve_device(study.device)
+    preflight(study, device)
+    entry = open_study(study, folder, device, fresh, observer)
+    uri = tracking_uri or local_store(folder.home)
+    tracker = Tracker(uri, folder.home, entry, folder.path / "tracking.jsonl")
+    tracker.open()
+    executor = make_executor(workers)
+    context = Context(study, folder, executor, tracker, observer, device)
+    try:
+        observer.started(study, folder, planned_trainings(study))
+        journal = Journal(folder.path / "journal.log")
+        selected = {name: search_arm(context, arm, journal) for name, arm in study.arms.items()}
+        confirm(context, selected)
+        tracker.mirror_selected(selected)
+    except BaseException as error:
+        tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
+    finally:
+        executor.close()
+    return tracker
+
+
+def planned_trainings(study: Study) -> int:
+    """How many trainings a study has at most: searches, selection and confirmation."""
+    select = study.search.select
+    confirmations = study.confirm.seeds * (2 if study.confirm.defaults else 1)
+    searches = [
+        study.search.trials if arm.spaces else 1 + min(select.best, 1) * select.seeds
+        for arm in study.arms.values()
+    ]
+    return sum(searches) + confirmations * len(study.arms)

@@ -1,0 +1,208 @@
+"""The command line. Everything heavy is imported by the command that needs it."""
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from losslab import __version__
+from losslab.errors import BadInput, LosslabError
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+STUDY_HELP = "a shipped study's name (see `losslab list studies`) or a path to a .yaml file"
+HOME_HELP = "where studies live (default: LOSSLAB_HOME, else ./runs)"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code says how it went (0, 1 failed, 2 bad input, 130 stopped)."""
+    options = parser().parse_args(arguments)
+    try:
+        return options.command(options) or DONE
+    except BadInput as error:
+        return _complain(str(error), BAD_INPUT)
+    except LosslabError as error:
+        return _complain(str(error), FAILED)
+    except KeyboardInterrupt:
+        hint = "interrupted; nothing is lost, and the same command goes on from here"
+        return _complain(hint, INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        hint = "the disk is full; what was finished is kept: free some space and run again"
+        return _complain(hint, FAILED)
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands with their help."""
+    top = argparse.ArgumentParser(
+        prog="losslab",
+        description="Which loss is better for this imbalanced problem, by how much, how surely?",
+        epilog="A first study: `losslab run quickstart`. Your own: write a .yaml file and run it.",
+    )
+    top.add_argument("--version", action="version", version=f"losslab {__version__}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(name: str, function: Any, text: str, study: bool = False) -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name, help=text[0].lower() + text[1:].split(". ")[0].rstrip("."), description=text
+        )
+        command.set_defaults(command=function)
+        if study:
+            command.add_argument("study", metavar="STUDY", help=STUDY_HELP)
+            command.add_argument("--home", metavar="DIR", help=HOME_HELP)
+        return command
+
+    listing = add("list", _list, "List the losses, datasets, models, metrics or studies there are.")
+    kinds = ["losses", "datasets", "models", "metrics", "studies"]
+    listing.add_argument("kind", choices=kinds, metavar="KIND", help=", ".join(kinds))
+    listing.add_argument("--json", action="store_true", help="as JSON, for programs")
+
+    show = add("show", _show, "Show one loss: formula, conventions, hyper-parameters, ranges.")
+    show.add_argument("kind", choices=["loss"], metavar="loss", help="the word 'loss'")
+    show.add_argument("name", metavar="NAME", help="a name or a path such as package.module:Name")
+
+    run = add(
+        "run", _run, "Run a study, or go on with it. What is finished is never run again.", True
+    )
+    run.add_argument(
+        "--set", action="append", default=[], metavar="PATH=VALUE",
+        help="change a key of the study file, such as search.trials=8; may be repeated",
+    )  # fmt: skip
+    run.add_argument(
+        "--workers", type=int, metavar="N", help="processes (default: all cores; same results)"
+    )
+    run.add_argument("--dry-run", action="store_true", help="say what would run, and how long")
+    run.add_argument("--fresh", action="store_true", help="start anew; earlier runs are set aside")
+    run.add_argument("--quiet", action="store_true", help="print errors only")
+    run.add_argument(
+        "--tracking-uri", metavar="URI", help="an MLflow server instead of the local store"
+    )
+
+    add("status", _status, "Say how far a study is.", True)
+    best = add("best", _best, "Print the selected configurations, as YAML and as Python.", True)
+    best.add_argument("--arm", metavar="ARM", help="one arm only")
+    report = add("report", _report, "Write a study's tables and figures.", True)
+    report.add_argument(
+        "--out", metavar="DIR", help="where to (default: the study's report folder)"
+    )
+    export = add("export", _export, "Export a study's runs as a table.", True)
+    export.add_argument("file", metavar="FILE", help="a path ending in .parquet or .csv")
+    frames = ["trials", "epochs", "confirmation", "ledger"]
+    export.add_argument(
+        "--frame", choices=frames, default="confirmation", help="which table (default: %(default)s)"
+    )
+    figures = add("figures", _figures, "Draw the focal loss paper's figures.")
+    figures.add_argument("--out", metavar="DIR", default="figures", help="(default: %(default)s)")
+    ui = add("ui", _ui, "Open the MLflow UI on the local store, at 127.0.0.1.")
+    ui.add_argument("--home", metavar="DIR", help=HOME_HELP)
+    ui.add_argument("--port", type=int, default=5000, help="(default: %(default)s, or the next)")
+    add("schema", _schema, "Print the JSON Schema of a study file, for editors.")
+    return top
+
+
+def _list(options: argparse.Namespace) -> None:
+    from losslab.listing import rows
+
+    found = rows(options.kind)
+    if options.json:
+        import json
+
+        print(json.dumps(found, indent=2))
+        return
+    width = max(len(row["name"]) for row in found)
+    for row in found:
+        print(f"{row['name']:<{width}}  {row['summary']}")
+
+
+def _show(options: argparse.Namespace) -> None:
+    from losslab.listing import loss_page
+
+    print(loss_page(options.name))
+
+
+def _run(options: argparse.Namespace) -> None:
+    workers = options.workers
+    if workers is not None and workers < 1:
+        raise BadInput(f"--workers: must be at least 1, got {workers}")
+    from losslab.progress import dry_run, run_with_progress
+
+    if options.dry_run:
+        print(dry_run(options.study, options.set, options.home, workers))
+    else:
+        run_with_progress(
+            options.study,
+            overrides=options.set,
+            home=options.home,
+            tracking_uri=options.tracking_uri,
+            workers=workers,
+            fresh=options.fresh,
+            quiet=options.quiet,
+        )
+
+
+def _status(options: argparse.Namespace) -> None:
+    from losslab.inspecting import status
+
+    print(status(options.study, options.home))
+
+
+def _best(options: argparse.Namespace) -> None:
+    from losslab.inspecting import best
+
+    print(best(options.study, options.home, options.arm))
+
+
+def _report(options: argparse.Namespace) -> None:
+    from losslab.analysis.frames import frames_from_folder
+    from losslab.analysis.report import write_report_files
+    from losslab.inspecting import study_folder
+
+    folder = study_folder(options.study, options.home)
+    for path in write_report_files(frames_from_folder(folder.path), options.out or folder.report):
+        print(path)
+
+
+def _export(options: argparse.Namespace) -> None:
+    from losslab.inspecting import export
+
+    rows = export(options.study, options.home, options.frame, options.file)
+    print(f"{options.file}: {rows} rows")
+
+
+def _figures(options: argparse.Namespace) -> None:
+    from losslab.analysis.report import write_paper_figures
+
+    for path in write_paper_figures(options.out):
+        print(path)
+
+
+def _ui(options: argparse.Namespace) -> int:
+    from losslab.inspecting import user_interface
+
+    command, environment, address = user_interface(options.home, options.port)
+    print(f"MLflow UI: {address}  (Ctrl-C ends it)", flush=True)
+    import subprocess
+
+    try:
+        return subprocess.run(command, env=environment, check=False).returncode
+    except KeyboardInterrupt:
+        return DONE
+
+
+def _schema(options: argparse.Namespace) -> None:
+    import json
+
+    from losslab.experiments.schema import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"losslab: {message}", file=sys.stderr)
+    return code

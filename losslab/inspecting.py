@@ -1,0 +1,160 @@
+"""Questions to a study folder: how far it is, what was selected, its runs as a table."""
+
+import os
+import socket
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from losslab.errors import BadInput
+from losslab.experiments.folder import StudyFolder, home_folder, read_json
+
+
+def study_folder(study: str, home: str | None) -> StudyFolder:
+    """The folder of a study that has been started; `BadInput` if there is none."""
+    from losslab.experiments.reading import find_study, read_yaml
+
+    place = home_folder(home)
+    folder = StudyFolder(place, study)
+    if not study.endswith((".yaml", ".yml")) and folder.study_file.exists():
+        return folder
+    path = find_study(study)
+    folder = StudyFolder(place, str(read_yaml(path).get("study") or path.stem))
+    if not folder.study_file.exists():
+        raise BadInput(
+            f"study {folder.path.name!r} has not been started in {place}; run it with "
+            f"`losslab run {study}`, or say where it is with --home"
+        )
+    return folder
+
+
+def status(study: str, home: str | None) -> str:
+    """How far each arm is, and whether somebody is working on it."""
+    folder = study_folder(study, home)
+    entry = read_json(folder.study_file)
+    lines = [f"{entry['study']}: {entry['question'] or '(no question)'}", f"folder: {folder.path}"]
+    lines.append("running: " + (folder.holder() or "no"))
+    for note in entry["notes"]:
+        lines.append(f"note: {note['text']}")
+    variants = 2 if entry["resolved"]["confirm"]["defaults"] else 1
+    for arm, about in entry["arms"].items():
+        place = folder.arm(about["slug"])
+        records = [read_json(file) for file in sorted(place.glob("trial-*.json"))]
+        states = Counter(record["state"] for record in records)
+        again = len(list(place.glob("select-*.json")))
+        tests = len(list(folder.confirmation(about["slug"]).glob("*-*.json")))
+        counted = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+        lines.append(
+            f"{arm}: {len(records) + again} of {entry['budget']} trainings ({counted or 'none'}, "
+            f"{again} retrained), {tests} of {entry['seeds'] * variants} test runs"
+        )
+        lines += [
+            f"  {r['key']} diverged: {r['reason']}" for r in records if r["state"] == "diverged"
+        ]
+    return "\n".join(lines)
+
+
+def best(study: str, home: str | None, arm: str | None) -> str:
+    """The selected configurations as YAML, then as Python."""
+    import yaml
+
+    folder = study_folder(study, home)
+    entry = read_json(folder.study_file)
+    arms = entry["arms"]
+    if arm is not None and arm not in arms:
+        raise BadInput(f"--arm: no arm is called {arm!r} (arms: {', '.join(arms)})")
+    chosen = {
+        name: read_json(folder.arm(about["slug"]) / "selected.json")
+        for name, about in arms.items()
+        if arm in (None, name)
+    }
+    ready = {name: content for name, content in chosen.items() if content is not None}
+    if not ready:
+        raise BadInput(f"study {entry['study']!r} has selected nothing yet; run it to its end")
+    configs = {
+        name: _configured(arms[name]["config"], content["params"])
+        for name, content in ready.items()
+    }
+    text = ["# Selected on validation; the metric is the mean over search seeds.", "# As YAML:"]
+    for name, content in ready.items():
+        value = "" if content["value"] is None else f"{entry['primary']} {content['value']:.4f}"
+        text.append(f"# {name}: {value} {'; '.join(content['flags'])}".rstrip(" :"))
+    text.append(yaml.safe_dump({"arms": configs}, sort_keys=False, allow_unicode=True))
+    text.append("# As Python:")
+    text += [_python(name, config) for name, config in configs.items()]
+    return "\n".join(text)
+
+
+def export(study: str, home: str | None, frame: str, file: str) -> int:
+    """Write one of a study's frames to a Parquet or CSV file; how many rows it has."""
+    from losslab.analysis.frames import frames_from_folder
+
+    path = Path(file)
+    if path.suffix not in (".parquet", ".csv"):
+        raise BadInput(f"{file}: the name must end in .parquet or .csv")
+    table = getattr(frames_from_folder(study_folder(study, home).path), frame)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".csv":
+            table.to_csv(path, index=False)
+        else:
+            table.to_parquet(path, index=False)
+    except PermissionError as error:
+        raise BadInput(f"{file}: cannot be written: {error.strerror}") from error
+    return len(table)
+
+
+def user_interface(home: str | None, port: int) -> tuple[list[str], dict[str, str], str]:
+    """The command, environment and address of an MLflow UI on the local store."""
+    place = home_folder(home)
+    if not (place / "mlflow.db").exists():
+        raise BadInput(f"{place} holds no runs yet; start with `losslab run quickstart`")
+    free = next((p for p in range(port, port + 50) if _free(p)), None)
+    if free is None:
+        raise BadInput(f"--port: {port} to {port + 49} are all taken; choose another")
+    command = [
+        sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(free),
+        "--backend-store-uri", f"sqlite:///{place / 'mlflow.db'}",
+        "--default-artifact-root", (place / "artifacts").as_uri(), "--workers", "1",
+    ]  # fmt: skip
+    # The server's job execution quadruples its memory and serves nothing here.
+    settings = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    return command, {**os.environ, **settings}, f"http://127.0.0.1:{free}"
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def _configured(config: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+    from losslab.experiments.spaces import set_path
+
+    result = {section: dict(values) for section, values in config.items()}
+    for path, value in params.items():
+        set_path(result, path, value)
+    return result
+
+
+def _python(name: str, config: dict[str, Any]) -> str:
+    """The selected loss and optimiser as code that runs outside losslab's runner."""
+    loss, training = dict(config["loss"]), config["training"]
+    path, link = loss.pop("name"), loss.pop("link")
+    if loss.get("reduction") == "default":
+        loss.pop("reduction")
+    arguments = "".join(f", {key}={value!r}" for key, value in loss.items())
+    if ":" in path or "." in path:
+        made = f"LOSSES.create({path!r}{arguments})"
+    else:
+        made = f"LOSSES.create({path!r}, link={link!r}, class_counts=class_counts{arguments})"
+    rate, decay = training["learning_rate"], training["weight_decay"]
+    if training["optimizer"] == "sgd":
+        momentum = f", momentum={training['momentum']}"
+        optimiser = f"SGD(model.parameters(), lr={rate!r}{momentum}, weight_decay={decay!r})"
+    else:
+        optimiser = f"AdamW(model.parameters(), lr={rate!r}, weight_decay={decay!r})"
+    return (
+        f"# {name}\nfrom losslab.losses import LOSSES\n\nloss = {made}\n"
+        f"optimizer = torch.optim.{optimiser}\n"
+    )
