@@ -29,7 +29,8 @@ def open_study(
         observer.note(f"the earlier study was moved to {aside}")
     new = _entry(study, device)
     old = read_json(folder.study_file)
-    if old is not None:
+    begun = any(folder.path.glob("arms/*/generation-*.json"))
+    if old is not None and begun:
         new["id"], new["created"], new["notes"] = old["id"], old["created"], old["notes"]
         changes = changed_keys(old["resolved"], new["resolved"])
         changes += [

@@ -70,8 +70,9 @@ def problems_of(error: ValidationError, where: str, model: type[BaseModel]) -> l
         elif item["type"] == "missing":
             lines.append(f"{path}: is required and missing")
         else:
-            message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-            message = message if "error" in item["type"] else f"must be {message}"
+            message = item["msg"].removeprefix("Value error, ")
+            message = message.replace("Input should be ", "must be ")
+            message = message.replace("a valid dictionary", "a mapping of keys")
             value = item.get("input")
             shown = f", got {value!r}" if not isinstance(value, dict | BaseModel) else ""
             lines.append(f"{path}: {message}{shown}")

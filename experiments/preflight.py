@@ -3,11 +3,11 @@
 import time
 from dataclasses import dataclass
 
-from losslab.errors import BadInput, LosslabError
+from losslab.errors import BadInput
 from losslab.experiments.config import Arm, Study
 from losslab.experiments.context import metric_names
 from losslab.experiments.data import run_data
-from losslab.experiments.training import Job, advance, prepare, start, validate
+from losslab.experiments.training import Job, Parts, advance, prepare, start, validate
 from losslab.randomness import seed_integer
 
 
@@ -17,25 +17,43 @@ def preflight(study: Study, device: str) -> None:
     Raises `BadInput` with every arm's problem: a split that cannot be drawn, a model that does not
     fit the data, a loss that refuses the logits' or targets' shape, a gradient that is missing.
     """
-    problems: dict[str, None] = {}
+    problems: dict[str, list[str]] = {}
     for arm in study.arms.values():
-        job = first_job(study, arm, device)
-        try:
-            run_data(job.config["dataset"], study.seed, job.run_seed, device)
-        except BadInput as error:
-            problems.update(dict.fromkeys(f"dataset.{line}" for line in error.problems))
-            continue
-        try:
-            _try(job)
-        except BadInput as error:
-            problems.update(dict.fromkeys(f"arms.{arm.name}: {line}" for line in error.problems))
-        except LosslabError:
-            raise
-        except Exception as error:
-            text = " ".join(str(error).split())[:300]
-            problems[f"arms.{arm.name}: one batch fails with {type(error).__name__}: {text}"] = None
+        for line in _problems(first_job(study, arm, device)):
+            problems.setdefault(line, []).append(arm.name)
     if problems:
-        raise BadInput(list(problems))
+        raise BadInput(
+            [
+                line if len(arms) == len(study.arms) else f"arms.{arm}.{line}"
+                for line, arms in problems.items()
+                for arm in (arms[:1] if len(arms) == len(study.arms) else arms)
+            ]
+        )
+
+
+def _problems(job: Job) -> list[str]:
+    try:
+        run_data(job.config["dataset"], job.study_seed, job.run_seed, job.device)
+    except BadInput as error:
+        return [f"dataset.{line}" for line in error.problems]
+    try:
+        parts = prepare(job)
+    except BadInput as error:
+        own = ("loss:",)
+        return [line if line.startswith(own) else f"model.{line}" for line in error.problems]
+    except Exception as error:
+        return [f"model: cannot be built: {_short(error)}"]
+    try:
+        _try(parts, job)
+    except BadInput as error:
+        return error.problems
+    except Exception as error:
+        return [f"loss: one batch of logits and targets fails: {_short(error)}"]
+    return []
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 @dataclass(frozen=True)
@@ -86,8 +104,7 @@ def first_job(study: Study, arm: Arm, device: str) -> Job:
     )
 
 
-def _try(job: Job) -> None:
-    parts = prepare(job)
+def _try(parts: Parts, job: Job) -> None:
     size = min(job.config["training"]["batch_size"], len(parts.data.train), 8)
     features, targets = parts.data.train.features[:size], parts.data.train.targets[:size]
     logits = parts.task.logits(parts.model(features), job.link)

@@ -50,10 +50,12 @@ def run_study(
     observer = observer or Observer()
     study = load_study(source, overrides)
     check_sampler(study.search)
+    device = resolve_device(study.device)
+    preflight(study, device)
     folder = StudyFolder(home_folder(home), study.name)
     folder.create()
     with folder.locked():
-        tracker = _work(study, folder, tracking_uri, workers, fresh, observer)
+        tracker = _work(study, folder, device, tracking_uri, workers, fresh, observer)
         frames = frames_from_folder(folder.path)
         write_report_files(frames, folder.report)
         tracker.attach(folder.report, "report")
@@ -69,14 +71,13 @@ def run_study(
 def _work(
     study: Study,
     folder: StudyFolder,
+    device: str,
     tracking_uri: str | None,
     workers: int,
     fresh: bool,
     observer: Observer,
 ) -> Tracker:
     """Everything up to the last training; the tracker is still open."""
-    device = resolve_device(study.device)
-    preflight(study, device)
     entry = open_study(study, folder, device, fresh, observer)
     uri = tracking_uri or local_store(folder.home)
     tracker = Tracker(uri, folder.home, entry, folder.path / "tracking.jsonl")

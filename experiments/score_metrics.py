@@ -154,7 +154,7 @@ class Ranked:
 def _average_precision(positives: np.ndarray, negatives: np.ndarray) -> float:
     thresholds, counts = np.unique(positives, return_counts=True)
     true = np.cumsum(counts[::-1])[::-1]  # positives at or above each threshold
-    false = len(negatives) - np.searchsorted(negatives, thresholds, side="right")
+    false = len(negatives) - np.searchsorted(negatives, thresholds, side="left")
     return float((counts * (true / (true + false))).sum() / len(positives))
 
 

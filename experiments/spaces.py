@@ -210,8 +210,9 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for key, value in over.items():
         old = result.get(key)
-        both = isinstance(old, Mapping) and isinstance(value, Mapping)
-        if both and not looks_like_space(old) and not looks_like_space(value):
+        sections = isinstance(old, Mapping) and isinstance(value, Mapping)
+        if sections and not looks_like_space(old) and not looks_like_space(value):
+            assert isinstance(old, Mapping)
             other = "name" in value and value["name"] != old.get("name")
             result[key] = dict(value) if other else merged(old, value)
         else:

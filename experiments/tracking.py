@@ -334,4 +334,6 @@ def _metric_key(name: str) -> str:
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:300] if lines else ''}"
+    # What follows is a chain of wrapped exceptions, the same news several times over.
+    first = lines[0].split(" with exception")[0][:300] if lines else ""
+    return f"{type(error).__name__}: {first}"

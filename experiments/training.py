@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from losslab.errors import BadInput
 from losslab.experiments.building import (
     build_loss,
     build_model,
@@ -118,7 +119,10 @@ def prepare(job: Job) -> Parts:
         data.class_counts,
         seed_integer(job.study_seed, "weights", job.run_seed),
     )
-    loss = build_loss(job.config["loss"], task, data.class_counts)
+    try:
+        loss = build_loss(job.config["loss"], task, data.class_counts)
+    except (BadInput, TypeError, ValueError) as error:
+        raise BadInput(f"loss: cannot be built: {error}") from error
     parts = Parts(data, task, model.to(job.device), loss.to(job.device))
     parts.optimizer = build_optimizer(job.config["training"], parts.model)
     return parts
