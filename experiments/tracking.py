@@ -52,6 +52,8 @@ class Tracker:
     def __init__(self, uri: str, home: Path, study: Mapping[str, Any], ledger: Path):
         self.uri = uri
         self.home = home
+        # The local store moves with its home, so the ledger must not name the place.
+        self.store = "local" if uri == local_store(home) else uri
         self.study = study
         self.ledger = ledger
         self.problem = ""
@@ -139,8 +141,7 @@ class Tracker:
             if found.lifecycle_stage == "deleted":
                 self.client.restore_experiment(found.experiment_id)
             return str(found.experiment_id)
-        local = self.uri == local_store(self.home)
-        place = (self.home / "artifacts" / name).as_uri() if local else None
+        place = (self.home / "artifacts" / name).as_uri() if self.store == "local" else None
         return str(self.client.create_experiment(name, artifact_location=place))
 
     @contextlib.contextmanager
@@ -239,7 +240,7 @@ class Tracker:
                 entry = json.loads(line)
             except ValueError:
                 continue  # a line that a kill has torn; its key was noted as intended before
-            if entry.get("uri") != self.uri:
+            if entry.get("store") != self.store:
                 continue  # another store; its runs are not in this one
             key, run_id = entry["key"], entry["run_id"]
             self._intended.add(key)
@@ -256,7 +257,7 @@ class Tracker:
         self._ids.pop(key, None)
         if run_id:
             self._ids[key] = run_id
-        entry = {"uri": self.uri, "key": key, "run_id": run_id, "done": done}
+        entry = {"store": self.store, "key": key, "run_id": run_id, "done": done}
         torn = self.ledger.exists() and not self.ledger.read_bytes().endswith(b"\n")
         with self.ledger.open("a", encoding="utf-8") as file:
             file.write("\n" * torn + json.dumps(entry) + "\n")

@@ -1,0 +1,114 @@
+import json
+import shutil
+
+import pytest
+
+from losslab import run_study
+from losslab.experiments.tracking import local_store, quiet_mlflow
+
+
+def tiny_study():
+    return {
+        "study": "tiny",
+        "dataset": {
+            "name": "clusters",
+            "examples": 300,
+            "validation_examples": 200,
+            "test_examples": 200,
+            "imbalance_ratio": 5,
+            "dimensions": 4,
+        },
+        "model": {"name": "mlp", "hidden": [4]},
+        "training": {"epochs": 4, "batch_size": 64},
+        "arms": ["ce", "focal"],
+        "search": {"trials": 7, "generation": 3, "select": {"best": 1, "seeds": 1}},
+        "confirm": {"seeds": 2},
+    }
+
+
+@pytest.fixture
+def tiny():
+    """A complete study whose trainings take some 20 ms each."""
+    return tiny_study()
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, migrated_store):
+    """The home of the tiny study, run once to its end; to be read only."""
+    place = tmp_path_factory.mktemp("finished") / "home"
+    place.mkdir()
+    shutil.copy(migrated_store, place / "mlflow.db")
+    run_study(tiny_study(), home=place)
+    return place
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of the finished study's home, to go on with."""
+    place = tmp_path / "copied"
+    shutil.copytree(finished, place)
+    return place
+
+
+@pytest.fixture(scope="session")
+def migrated_store(tmp_path_factory):
+    """An empty MLflow database; creating its schema takes seconds, copying it none."""
+    quiet_mlflow()
+    from mlflow.tracking import MlflowClient
+
+    home = tmp_path_factory.mktemp("store")
+    MlflowClient(local_store(home)).search_experiments()
+    return home / "mlflow.db"
+
+
+@pytest.fixture
+def new_home(tmp_path, migrated_store):
+    """Makes a home folder with an empty store in it."""
+
+    def make(name="home"):
+        place = tmp_path / name
+        place.mkdir()
+        shutil.copy(migrated_store, place / "mlflow.db")
+        return place
+
+    return make
+
+
+@pytest.fixture
+def home(new_home):
+    return new_home()
+
+
+@pytest.fixture
+def outcome():
+    """Reads everything a study found out, without times: what resuming must not change."""
+
+    def read(folder):
+        found = {}
+        for file in sorted(folder.glob("arms/*/*.json")) + sorted(folder.glob("confirm/*/*.json")):
+            content = json.loads(file.read_text())
+            for key in ("seconds", "started", "ended"):
+                content.pop(key, None)
+            found[str(file.relative_to(folder))] = content
+        return found
+
+    return read
+
+
+@pytest.fixture
+def mirrored():
+    """Reads all runs that MLflow holds, by key; a key that stands twice is a failure."""
+
+    def read(home):
+        from mlflow.tracking import MlflowClient
+
+        client = MlflowClient(local_store(home))
+        runs = {}
+        for experiment in client.search_experiments():
+            for run in client.search_runs([experiment.experiment_id], max_results=5000):
+                key = run.data.tags["losslab.key"]
+                assert key not in runs, f"{key} stands twice in MLflow"
+                runs[key] = run
+        return runs
+
+    return read
