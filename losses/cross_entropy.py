@@ -1,0 +1,28 @@
+"""Cross-entropy."""
+
+from torch import Tensor
+
+from losslab.losses.base import Loss
+from losslab.losses.closed_form import focal, margin
+
+
+class CrossEntropy(Loss):
+    """Cross-entropy, L = -log p_t, under either link; no hyper-parameters.
+
+    Sigmoid: p_t = sigmoid((2y-1) x) (soft targets: y L(1) + (1-y) L(0), which is binary
+    cross-entropy). Softmax: p_t = softmax(z)_t. Arguments, shapes, errors: see `Loss`.
+
+    >>> import torch
+    >>> CrossEntropy()(torch.zeros(2), torch.tensor([0, 1]))
+    tensor(0.6931)
+    >>> CrossEntropy(link="softmax")(torch.zeros(2, 3), torch.tensor([0, 2]))
+    tensor(1.0986)
+    """
+
+    upcasts = True
+
+    def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """-log p_t per element."""
+        if self.link == "sigmoid":
+            return focal(logits, targets)
+        return focal(margin(logits, targets), None)
