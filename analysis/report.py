@@ -12,14 +12,17 @@ from losslab.analysis.sweeps import sweep_table, sweep_values, swept_parameters
 from losslab.analysis.tables import results_table
 from losslab.analysis.typeset import to_csv, to_latex, to_markdown
 
+FOCAL = {"focal", "focal_star"}
+
 
 def write_report_files(frames: StudyFrames, folder: str | Path) -> list[Path]:
     """Write a study's report into `folder` (made if missing) and give the paths.
 
     `results`, `ledger` and, for a study of alpha or gamma, `sweep_<parameter>` as CSV, Markdown and
     LaTeX; the figures `seeds`, `differences`, `learning_curves`, `search` and, for dense studies
-    read from a folder, `figure_4_cumulative_loss` with its two tables, as PDF and PNG. What an
-    unfinished study has no data for is left out.
+    read from a folder, `figure_4_cumulative_loss` with its two tables, as PDF and PNG; the focal
+    paper's curves where an arm uses that loss. What an unfinished study has no data for is left
+    out.
     """
     from losslab.analysis import figures
     from losslab.analysis.style import save
@@ -43,7 +46,10 @@ def write_report_files(frames: StudyFrames, folder: str | Path) -> list[Path]:
             continue
         if (figure := draw(frames)) is not None:
             written += save(figure, folder, name)
-    return [*written, *_write_figure_4(frames, folder)]
+    written += _write_figure_4(frames, folder)
+    if FOCAL & {str(about.get("summary")) for about in frames.study["arms"].values()}:
+        written += write_paper_figures(folder)
+    return written
 
 
 def write_paper_figures(folder: str | Path) -> list[Path]:
