@@ -105,6 +105,8 @@ class ForeignLoss(nn.Module):
             if self.link == "softmax":
                 logits = logits.movedim(1, -1)
             logits, targets = logits[counted], targets[counted]
+        if logits.ndim == 1:  # one column: some libraries insist on (N, C), and none on (N,)
+            logits, targets = logits.unsqueeze(-1), targets.unsqueeze(-1)
         losses = self.module(logits, targets)
         if losses.ndim == 0:
             return losses

@@ -7,7 +7,7 @@
 2.0
 """
 
-import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,14 +16,18 @@ from typing import Any
 from pydantic import ValidationError
 
 from losslab.errors import BadInput
-from losslab.experiments.decisions import check_decision_metric
-from losslab.experiments.metrics import direction_of, metric
-from losslab.experiments.options import problems_of
+from losslab.experiments.consistency import (
+    check_names,
+    check_rungs,
+    check_sampler,
+    direction_told,
+    slug,
+)
+from losslab.experiments.options import booleans_as_numbers, problems_of
 from losslab.experiments.reading import apply_overrides, find_study, normalise, read_yaml
 from losslab.experiments.resolving import Resolver
 from losslab.experiments.schema import ARM_SECTIONS, Confirm, Metrics, Search, StudyFile
 from losslab.experiments.spaces import Space, Value, leaves, merged, set_path
-from losslab.randomness import stable_hash
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,7 @@ class Arm:
     @property
     def slug(self) -> str:
         """The arm's name as a file name: unchanged if harmless, else shortened with a hash."""
-        slug = re.sub(r"[^A-Za-z0-9_=.-]+", "-", self.name).strip("-.")[:60]
-        return slug if slug == self.name else f"{slug}-{stable_hash(self.name) % 16**8:08x}"
+        return slug(self.name)
 
     @property
     def defaults(self) -> dict[str, Value]:
@@ -102,23 +105,24 @@ def load_study(
     else:
         path = find_study(source)
         content, stem, folder = normalise(read_yaml(path)), path.stem, path.resolve().parent
+    _make_importable(folder or Path.cwd(), Path.cwd())
     apply_overrides(content, overrides)
     content = normalise(content)
     problems: list[str] = []
     file = _validated(content, problems)
+    name = file.study or stem
+    check_names(name, file, problems)
     resolver = Resolver(file.seed, folder or Path.cwd(), problems)
     _check_shared_sections(file, resolver)
     arms = {name: _arm(name, over, file, resolver) for name, over in file.arms.items()}
-    direction = _direction(file, problems)
-    _check_rungs(file, arms, problems)
+    direction = direction_told(file, problems)
+    check_rungs(file, arms, problems)
+    check_sampler(file, arms, problems)
     if file.baseline is not None and file.baseline not in arms:
         problems.append(f"baseline: no arm is called {file.baseline!r} (arms: {', '.join(arms)})")
     if problems:
         raise BadInput(list(dict.fromkeys(problems)))
     baseline = file.baseline or _find_baseline(file) or _add_baseline(file, arms, resolver)
-    name = file.study or stem
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-        raise BadInput(f"study: {name!r} names a folder; use letters, digits, '_', '.' and '-'")
     return Study(
         name=name,
         question=file.question,
@@ -134,16 +138,26 @@ def load_study(
     )
 
 
+def _make_importable(*folders: Path) -> None:
+    """Let a study name a loss in a module beside its file, or in the working folder.
+
+    They come last, so that a file called `datasets.py` there hides no installed package.
+    """
+    sys.path.extend(str(folder) for folder in folders if str(folder) not in sys.path)
+
+
 def _validated(content: dict[str, Any], problems: list[str]) -> StudyFile:
     """The file's sections; one with mistakes is replaced by defaults so that checking goes on."""
     try:
-        return StudyFile.model_validate(content)
+        file = StudyFile.model_validate(content)
+        problems.extend(booleans_as_numbers(content, file.model_dump(), ""))
+        return file
     except ValidationError as error:
         problems.extend(problems_of(error, "", StudyFile))
         broken = {item["loc"][0] for item in error.errors() if item["loc"]}
         rest = {key: value for key, value in content.items() if key not in broken}
         arms = content.get("arms")
-        if "arms" in broken and isinstance(arms, dict):
+        if "arms" in broken and isinstance(arms, dict) and arms:
             rest["arms"] = {name: arm for name, arm in arms.items() if isinstance(arm, dict)}
         missing: dict[str, Any] = {"dataset": {}, "arms": {}}
         try:
@@ -155,9 +169,10 @@ def _validated(content: dict[str, Any], problems: list[str]) -> StudyFile:
 
 def _check_shared_sections(file: StudyFile, resolver: Resolver) -> None:
     """Check the file's own sections even where every arm replaces them."""
+    if not file.dataset and file.arms and all("dataset" in over for over in file.arms.values()):
+        return
     base = {section: getattr(file, section) for section in ARM_SECTIONS}
-    for section in ("dataset", "training"):
-        resolver.section(section, base[section], section)
+    resolver.arm(base, {section: section for section in ARM_SECTIONS})
 
 
 def _arm(name: str, over: Mapping[str, Any], file: StudyFile, resolver: Resolver) -> Arm:
@@ -192,46 +207,14 @@ def _find_baseline(file: StudyFile) -> str | None:
 
 def _add_baseline(file: StudyFile, arms: dict[str, Arm], resolver: Resolver) -> str:
     """The standing baseline as an arm of its own, with the same budget as the others."""
-    name = "ce" if "ce" not in arms else "ce (baseline)"
+    taken = {arm.casefold() for arm in arms}
+    names = ("ce", *(f"ce (baseline{number})" for number in ("", *range(2, len(arms) + 2))))
+    name = next(name for name in names if name not in taken)
     arm = _arm(name, {"loss": {"name": "ce"}}, file, resolver)
     if resolver.problems:
         raise BadInput(list(dict.fromkeys(resolver.problems)))
     arms[name] = Arm(arm.name, arm.config, arm.spaces, implicit=True)
     return name
-
-
-def _direction(file: StudyFile, problems: list[str]) -> str:
-    metrics = file.metrics
-    for name in metrics.extra:
-        try:
-            metric(name)
-        except BadInput as error:
-            problems.append(f"metrics.extra: {error}")
-    try:
-        check_decision_metric(metrics.decision)
-    except BadInput as error:
-        problems.append(f"metrics.decision: {error}")
-    try:
-        known = direction_of(metrics.primary)
-    except BadInput as error:
-        problems.append(f"metrics.primary: {error}")
-        return "maximize"
-    if known is None and metrics.direction is None:
-        problems.append(
-            f"metrics.direction: say maximize or minimize for the metric {metrics.primary!r}"
-        )
-    return metrics.direction or known or "maximize"
-
-
-def _check_rungs(file: StudyFile, arms: Mapping[str, Arm], problems: list[str]) -> None:
-    rungs = file.search.rungs
-    if rungs is not None and (rungs != sorted(set(rungs)) or any(rung < 1 for rung in rungs)):
-        problems.append(f"search.rungs: must be ascending epochs from 1 on, got {rungs}")
-    epochs = {arm.config["training"].get("epochs") for arm in arms.values()}
-    if rungs and any(isinstance(e, int) and rungs[-1] >= e for e in epochs):
-        problems.append(
-            f"search.rungs: must all lie before the last epoch ({min(epochs)}), got {rungs}"
-        )
 
 
 def _resolved(
@@ -265,18 +248,25 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     >>> changed_keys({"seed": 0, "search": {"trials": 8}}, {"seed": 1, "search": {"trials": 16}})
     ['seed: 0 -> 1']
     """
-    before, after = dict(leaves(old)), dict(leaves(new))
-    added_arms = set(new.get("arms", {})) - set(old.get("arms", {}))
-    lines = []
+    old_arms, new_arms = old.get("arms", {}), new.get("arms", {})
+    lines = [f"arms.{arm}: was removed" for arm in old_arms if arm not in new_arms]
+    both = [arm for arm in old_arms if arm in new_arms]
+    before, after = _flat(old, both), _flat(new, both)
     for path in dict.fromkeys([*before, *after]):
         was, now = before.get(path), after.get(path)
         grown = path in ("search.trials", "confirm.seeds") and now is not None and now >= was
-        added = any(path.startswith(f"arms.{arm}.") for arm in added_arms)
         # A table may lie elsewhere than when the study began: its content hash is compared.
         moved = path.endswith("dataset.path")
-        if was != now and not (grown or added or moved or path == "question"):
+        if was != now and not (grown or moved or path == "question"):
             lines.append(f"{path}: {_shown(was)} -> {_shown(now)}")
     return lines
+
+
+def _flat(resolved: Mapping[str, Any], arms: Sequence[str]) -> dict[str, Any]:
+    flat = dict(leaves({key: value for key, value in resolved.items() if key != "arms"}))
+    for arm in arms:
+        flat |= leaves(resolved["arms"][arm], f"arms.{arm}.")
+    return flat
 
 
 def _shown(value: Any) -> str:

@@ -1,6 +1,7 @@
 """Checking options against the signature of what they are for, with every mistake told at once."""
 
 import inspect
+import types
 import typing
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -42,10 +43,32 @@ def checked(
 ) -> dict[str, Any]:
     """`values` validated and with defaults filled in; mistakes are appended to `problems`."""
     try:
-        return model.model_validate(dict(values)).model_dump()
+        found = model.model_validate(dict(values)).model_dump()
     except ValidationError as error:
         problems.extend(problems_of(error, where, model))
         return dict(values)
+    problems.extend(booleans_as_numbers(values, found, where))
+    return found
+
+
+def booleans_as_numbers(given: Any, found: Any, where: str) -> list[str]:
+    """One line for every true or false that was `given` and `found` to be a number.
+
+    >>> booleans_as_numbers({"epochs": True, "shuffle": True}, {"epochs": 1, "shuffle": True}, "")
+    ['epochs: must be a number, got true']
+    """
+    if isinstance(given, bool) and isinstance(found, int | float) and not isinstance(found, bool):
+        return [f"{where}: must be a number, got {str(given).lower()}"]
+    pairs: list[tuple[Any, Any, Any]] = []
+    if isinstance(given, Mapping) and isinstance(found, Mapping):
+        pairs = [(key, given[key], found[key]) for key in given if key in found]
+    elif isinstance(given, list) and isinstance(found, list):
+        pairs = [(number, *both) for number, both in enumerate(zip(given, found, strict=False))]
+    return [
+        line
+        for key, value, result in pairs
+        for line in booleans_as_numbers(value, result, f"{where}.{key}".lstrip("."))
+    ]
 
 
 def problems_of(error: ValidationError, where: str, model: type[BaseModel]) -> list[str]:
@@ -58,25 +81,58 @@ def problems_of(error: ValidationError, where: str, model: type[BaseModel]) -> l
     training.epoch: unknown key; did you mean 'epochs'?
     training.momentum: must be less than 1, got 2
     """
-    lines = []
+    lines: dict[str, list[str]] = {}
+    shown: dict[str, str] = {}
     for item in error.errors():
-        location = [str(part) for part in item["loc"]]
+        location = _without_branches(model, item["loc"])
         path = ".".join(([where] if where else []) + location) or "study file"
         if item["type"] == "extra_forbidden":
             fields = _model_at(model, item["loc"][:-1]).model_fields
             hint = nearest(location[-1], fields)
-            hint = hint or f" (known keys: {', '.join(fields) or 'none'})"
-            lines.append(f"{path}: unknown key{hint}")
+            message = f"unknown key{hint or f' (known keys: {_listed(fields)})'}"
         elif item["type"] == "missing":
-            lines.append(f"{path}: is required and missing")
+            message = "is required and missing"
         else:
-            message = item["msg"].removeprefix("Value error, ")
+            message = item["msg"].removeprefix("Value error, ").split(" or instance of ")[0]
             message = message.replace("Input should be ", "must be ")
             message = message.replace("a valid dictionary", "a mapping of keys")
             value = item.get("input")
-            shown = f", got {value!r}" if not isinstance(value, dict | BaseModel) else ""
-            lines.append(f"{path}: {message}{shown}")
-    return lines
+            if not isinstance(value, dict | BaseModel):
+                shown[path] = f", got {_short(value)}"
+        lines.setdefault(path, []).append(message)
+    return [
+        f"{path}: {' or '.join([first, *(line.removeprefix('must be ') for line in rest)])}"
+        f"{shown.get(path, '')}"
+        for path, (first, *rest) in lines.items()
+    ]
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def _without_branches(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+    """The path without what pydantic adds where a value may be one of several types."""
+    annotation: Any = model
+    path = []
+    for part in location:
+        if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+            field = annotation.model_fields.get(str(part))
+            annotation = field.annotation if field else None
+        else:
+            arguments = [a for a in typing.get_args(annotation) if a is not type(None)]
+            if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+                if len(arguments) > 1:
+                    break
+                arguments = list(typing.get_args(arguments[0]))
+            annotation = arguments[-1] if arguments else None
+        path.append(str(part))
+    return path
 
 
 def _model_at(model: type[BaseModel], location: tuple[Any, ...]) -> type[BaseModel]:

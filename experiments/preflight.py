@@ -1,7 +1,10 @@
 """A look at every arm before the first trial: does its model take the data, does its loss train?"""
 
+import math
 import time
 from dataclasses import dataclass
+
+from torch import nn
 
 from losslab.errors import BadInput
 from losslab.experiments.config import Arm, Study
@@ -43,12 +46,68 @@ def _problems(job: Job) -> list[str]:
         return [line if line.startswith(own) else f"model.{line}" for line in error.problems]
     except Exception as error:
         return [f"model: cannot be built: {_short(error)}"]
+    return _model_or_loss_problems(parts, job) or _metric_problems(parts, job)
+
+
+def _model_or_loss_problems(parts: Parts, job: Job) -> list[str]:
+    size = min(job.config["training"]["batch_size"], len(parts.data.train), 8)
+    features, targets = parts.data.train.features[:size], parts.data.train.targets[:size]
     try:
-        _try(parts, job)
-    except BadInput as error:
-        return error.problems
+        logits = parts.task.logits(parts.model(features), job.link)
     except Exception as error:
-        return [f"loss: one batch of logits and targets fails: {_short(error)}"]
+        return [f"model: fails on examples of shape {tuple(features.shape[1:])}: {_short(error)}"]
+    if not logits.requires_grad:
+        return ["model: its output does not depend on trainable parameters"]
+    if wrong := _unsuitable(parts.loss, job.link):
+        return [f"loss.name: {wrong}"]
+    wanted = parts.task.loss_targets(targets, job.link)
+    try:
+        loss = parts.loss(logits, wanted)
+    except BadInput as error:
+        return [f"loss: {line}" for line in error.problems]
+    except Exception as error:
+        other = "softmax" if job.link == "sigmoid" else "sigmoid"
+        return [
+            f"loss: fails on logits of shape {tuple(logits.shape)} and {wanted.dtype} targets of "
+            f"shape {tuple(wanted.shape)}, as link: {job.link} gives them (write link: {other}, "
+            f"or take another loss): {_short(error)}"
+        ]
+    if loss.ndim != 0:
+        shape = tuple(loss.shape)
+        return [f"loss: must give one number, gave a tensor of shape {shape}; set its reduction"]
+    if not loss.requires_grad:
+        return ["loss: its value does not depend on the logits"]
+    try:
+        loss.backward()
+    except Exception as error:
+        return [f"loss: its gradient cannot be computed: {_short(error)}"]
+    return []
+
+
+def _unsuitable(loss: nn.Module, link: str) -> str:
+    """What is wrong with a well-known loss that would take the logits and learn nonsense."""
+    module = getattr(loss, "module", None)
+    if isinstance(module, nn.BCELoss):
+        return "BCELoss takes probabilities; use torch.nn:BCEWithLogitsLoss, which takes logits"
+    if isinstance(module, nn.NLLLoss):
+        return "NLLLoss takes log-probabilities; use ce, or torch.nn:CrossEntropyLoss"
+    if isinstance(module, nn.CrossEntropyLoss) and link == "sigmoid":
+        return "CrossEntropyLoss compares classes: it needs link: softmax"
+    return ""
+
+
+def _metric_problems(parts: Parts, job: Job) -> list[str]:
+    """A metric given by path may refuse what it gets, and one may have no value on this data."""
+    try:
+        values = validate(parts, job)
+    except BadInput as error:
+        return [f"metrics: {line}" for line in error.problems]
+    except ValueError as error:
+        return [f"model: its outputs cannot be judged: {_short(error)}"]
+    primary = job.metrics[0]
+    value = values.get(primary, math.nan)
+    if not math.isfinite(value):
+        return [f"metrics.primary: {primary} is {value} on this validation split; take another"]
     return []
 
 
@@ -102,18 +161,3 @@ def first_job(study: Study, arm: Arm, device: str) -> Job:
         maximize=study.direction == "maximize",
         device=device,
     )
-
-
-def _try(parts: Parts, job: Job) -> None:
-    size = min(job.config["training"]["batch_size"], len(parts.data.train), 8)
-    features, targets = parts.data.train.features[:size], parts.data.train.targets[:size]
-    logits = parts.task.logits(parts.model(features), job.link)
-    if logits.requires_grad is False:
-        raise BadInput("model: its output does not depend on trainable parameters")
-    loss = parts.loss(logits, parts.task.loss_targets(targets, job.link))
-    if loss.ndim != 0:
-        raise BadInput(f"loss: must give one number, gave a tensor of shape {tuple(loss.shape)}")
-    if not loss.requires_grad:
-        raise BadInput("loss: its value does not depend on the logits")
-    loss.backward()
-    validate(parts, job)  # a metric given by path may refuse what it gets

@@ -9,9 +9,11 @@ from typing import Any
 import yaml
 
 from losslab.errors import BadInput, UnknownName
-from losslab.experiments.schema import ARM_SECTIONS
+from losslab.experiments.schema import ARM_SECTIONS, StudyFile
 from losslab.experiments.spaces import set_path
 from losslab.registry import nearest
+
+NAMED_SECTIONS = ("dataset", "model", "loss")
 
 
 def shipped_studies() -> dict[str, Path]:
@@ -33,11 +35,16 @@ def summary_of(path: Path) -> str:
 def find_study(source: str | Path) -> Path:
     """The file that a STUDY argument means: a path, or the name of a shipped study."""
     path = Path(source)
-    if path.suffix in (".yaml", ".yml") or path.exists():
-        if not path.is_file():
-            raise BadInput(f"{source}: there is no such study file (shipped: {_shipped()})")
-        return path
+    try:
+        if path.is_file():
+            return path
+        folder = path.is_dir()
+    except OSError as error:
+        raise BadInput(f"{source}: cannot be a study file: {error.strerror}") from error
     shipped = shipped_studies()
+    if path.suffix in (".yaml", ".yml") or (folder and str(source) not in {"", *shipped}):
+        what = "is a folder; give a study file" if folder else "there is no such study file"
+        raise BadInput(f"{source}: {what} (shipped studies: {_shipped()})")
     if str(source) not in shipped:
         hint = nearest(str(source), shipped)
         raise UnknownName(
@@ -58,9 +65,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise BadInput(
-            f"{path}{where}: not valid YAML: {getattr(error, 'problem', error)}"
-        ) from error
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise BadInput(f"{path}{where}: not valid YAML: {problem}") from error
     if content is None:
         raise BadInput(f"{path}: is empty; a study needs at least `dataset` and `arms`")
     if not isinstance(content, dict):
@@ -72,20 +78,24 @@ def normalise(content: Mapping[str, Any]) -> dict[str, Any]:
     """One spelling for every short form.
 
     `loss: ce` means `loss: {name: ce}`; `arms: [ce, focal]` means one arm for each loss; an arm
-    that is a text names its loss; dotted keys in an arm are paths.
+    that is a text names its loss; dotted keys in an arm are paths; a section with nothing in it
+    is as if it were not there.
 
     >>> normalise({"arms": ["ce"], "dataset": "digits"})
     {'arms': {'ce': {'loss': {'name': 'ce'}}}, 'dataset': {'name': 'digits'}}
     """
-    result = {str(key): value for key, value in content.items()}
-    for section in ("dataset", "model", "loss"):
+    result = {
+        str(key): value
+        for key, value in content.items()
+        if value is not None or key not in StudyFile.model_fields
+    }
+    for section in NAMED_SECTIONS:
         if isinstance(result.get(section), str):
             result[section] = {"name": result[section]}
     arms = result.get("arms")
-    if isinstance(arms, list) and all(isinstance(arm, str) for arm in arms):
-        arms = dict.fromkeys(arms)
-        if len(arms) < len(content["arms"]):
-            raise BadInput("arms: the same name stands twice in the list")
+    names = arms if isinstance(arms, list) else []
+    if all(isinstance(arm, str) for arm in names) and len(set(names)) == len(names) > 0:
+        arms = dict.fromkeys(names)
     if isinstance(arms, dict):
         result["arms"] = {str(name): _arm(str(name), arm) for name, arm in arms.items()}
     return result
@@ -113,8 +123,11 @@ def _arm(name: str, arm: Any) -> Any:
     if not isinstance(arm, Mapping):
         return arm  # the schema says what is wrong with it
     result: dict[str, Any] = {}
-    for key, value in arm.items():
-        short = key in ARM_SECTIONS and isinstance(value, str)
+    # Whole sections first, so that `loss.gamma` adds to `loss` wherever it stands.
+    for key, value in sorted(arm.items(), key=lambda item: "." in str(item[0])):
+        if key in ARM_SECTIONS and value is None:
+            continue
+        short = key in NAMED_SECTIONS and isinstance(value, str)
         set_path(result, str(key), {"name": value} if short else value)
     return result
 
@@ -124,23 +137,45 @@ def _shipped() -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as people write it: 1e-3 is a number, and a key that stands twice is a mistake."""
+    """YAML as people write it.
+
+    Keys are texts, exactly as written (an arm may be called `on` or `0.10`), and one that stands
+    twice is a mistake; 1e-3 is a number; dates are texts.
+    """
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event: Any = self.peek_event()
+        node: Any = super().compose_node(parent, index)
+        if isinstance(event, yaml.AliasEvent) and node.end_mark is None:
+            mark: Any = event.start_mark
+            raise yaml.composer.ComposerError(
+                None, None, f"*{event.anchor} stands inside what it stands for", mark
+            )
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str | int | float) and key in seen:
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                    None, None, "a key must be a text", key.start_mark
                 )
-            seen.add(key if isinstance(key, str | int | float) else None)
-        return super().construct_mapping(node, deep)
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} stands twice", key.start_mark
+                )
+            seen.add(key.value)
+        self.flatten_mapping(node)
+        return {key.value: self.construct_object(value, deep=deep) for key, value in node.value}
 
 
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in entries if not tag.endswith(":timestamp")]
+    for first, entries in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 # YAML 1.1 reads 1e-3 as text, which surprises everybody who writes a learning rate.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
+    re.compile(r"^[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
 )

@@ -1,5 +1,6 @@
 """Resolving the sections of an arm: names looked up, options checked, search spaces cut out."""
 
+import copy
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
@@ -107,14 +108,12 @@ class Resolver:
                 spaces[name] = space
                 values[name] = space.start()
         for name in ("epochs", "judge"):
-            if name in spaces:
+            if spaces.pop(name, None):
                 self.problems.append(
                     f"{where}.{name}: cannot be searched: budgets are equal in epochs, and one "
                     f"rule judges every run"
                 )
-        config = checked(Training, values, where, self.problems)
-        self._check_ends(Training, values, spaces, where)
-        return config, spaces
+        return self._checked(Training, values, spaces, where), spaces
 
     def _named(
         self,
@@ -127,8 +126,7 @@ class Resolver:
         """A section that names a registered thing and gives its options."""
         name = values.get("name")
         if not isinstance(name, str):
-            known = ", ".join(registry.names())
-            self.problems.append(f"{where}.name: is required and missing (known: {known})")
+            self._no_name(registry, values, where)
             return dict(values)
         try:
             build = registry.get(name)
@@ -136,19 +134,27 @@ class Resolver:
             self.problems.append(f"{where}.name: {error}")
             return dict(values)
         kept = {key: values[key] for key in reserved if key in values}
-        self._check_prior_init(kept, where)
+        if "prior_init" in kept:
+            self._check_prior_init(kept["prior_init"], spaces.get("prior_init"), where)
         given = {key: value for key, value in values.items() if key not in ("name", *reserved)}
         self._locate(given)
-        model = options_model(build, RUNNER_GIVES)
-        options = checked(model, given, where, self.problems)
-        self._check_ends(model, given, spaces, where)
+        own = {path: space for path, space in spaces.items() if path not in ("name", *reserved)}
+        if "name" in spaces:
+            self.problems.append(f"{where}.name: cannot be searched; make an arm of each")
+        options = self._checked(options_model(build, RUNNER_GIVES), given, own, where)
         return {"name": name, **dict.fromkeys(reserved, False), **kept, **options}
 
-    def _check_prior_init(self, kept: Mapping[str, Any], where: str) -> None:
-        prior = kept.get("prior_init", False)
-        if not isinstance(prior, bool) and not (
-            isinstance(prior, int | float) and 0 < float(prior) < 1
-        ):
+    def _no_name(self, registry: Any, values: Mapping[str, Any], where: str) -> None:
+        if any(line.startswith(f"{where}: ") for line in self.problems):
+            return  # the section itself is not a mapping
+        given = values.get("name")
+        wrong = "is required and missing" if given is None else f"must be a name, got {given!r}"
+        self.problems.append(f"{where}.name: {wrong} (known: {', '.join(registry.names())})")
+
+    def _check_prior_init(self, value: Any, space: Space | None, where: str) -> None:
+        for prior in space.samples() if space else [value]:
+            if isinstance(prior, bool) or (isinstance(prior, int | float) and 0 < prior < 1):
+                continue
             self.problems.append(
                 f"{where}.prior_init: must be on, off, or a probability between 0 and 1, "
                 f"got {prior!r}"
@@ -163,17 +169,36 @@ class Resolver:
         elif isinstance(path, str):
             options["path"] = str(Path(path).expanduser())
 
-    def _check_ends(
+    def _checked(
         self, model: Any, values: Mapping[str, Any], spaces: Mapping[str, Space], where: str
-    ) -> None:
-        """Check both ends of each range (all choices) as strictly as a fixed number."""
+    ) -> dict[str, Any]:
+        """Options checked; where one is searched, both ends of its range, or all its choices."""
+        found: list[str] = []
+        options = checked(model, values, where, found)
+        searched = tuple(f"{where}.{path}" for path in spaces)
+        self.problems.extend(line for line in found if not line.startswith(searched))
         for path, space in spaces.items():
-            for sample in space.samples():
-                trial = dict(values)
-                set_path(trial, path, sample)
-                found: list[str] = []
-                checked(model, trial, where, found)
-                self.problems.extend(line for line in found if line.startswith(f"{where}.{path}"))
+            self._check_samples(model, values, path, space, where)
+        return options
+
+    def _check_samples(
+        self, model: Any, values: Mapping[str, Any], path: str, space: Space, where: str
+    ) -> None:
+        samples = space.samples()
+        fractional = isinstance(space, Range) and not space.integer
+        if fractional:
+            samples.append(_fraction_between(*samples))
+        for sample in samples:
+            trial = copy.deepcopy(dict(values))
+            set_path(trial, path, sample)
+            found: list[str] = []
+            checked(model, trial, where, found)
+            found = [line for line in found if line.startswith(f"{where}.{path}")]
+            if found and fractional and "fraction" in found[0]:
+                found = [f"{where}.{path}: takes whole numbers; add `integer: true` to its range"]
+            if found:
+                self.problems.extend(found)
+                return
 
     def _task(self, dataset: Mapping[str, Any], where: str) -> Task | None:
         """The task of a dataset, which has to be built for it; None if it has mistakes."""
@@ -191,7 +216,7 @@ class Resolver:
     ) -> tuple[dict[str, Any], dict[str, Space]]:
         name = given.get("name")
         if not isinstance(name, str):
-            self.problems.append(f"{where}.name: is required and missing")
+            self._no_name(LOSSES, given, where)
             return dict(given), {}
         try:
             loss = LOSSES.get(name)
@@ -246,9 +271,14 @@ class Resolver:
         values, spaces = self._cut_spaces(given, where)
         options = {key: value for key, value in values.items() if key not in ("name", "link")}
         model = options_model(loss if inspect.isfunction(loss) else loss.__init__, RUNNER_GIVES)
-        checked(model, options, where, self.problems)
-        self._check_ends(model, options, spaces, where)
+        self._checked(model, options, spaces, where)
         return values, spaces
+
+
+def _fraction_between(low: Any, high: Any) -> float:
+    """A number of a range that is not whole, such as a search may draw."""
+    middle = low + (high - low) * 0.381966
+    return middle if middle != int(middle) else low + (high - low) * 0.618034
 
 
 def _structural(loss: Any, declared: Mapping[str, Any]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Section(BaseModel):
@@ -96,10 +96,14 @@ class Metrics(Section):
 class StudyFile(Section):
     """A study file: one question, its dataset, model, arms, budget and seeds."""
 
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
     study: str | None = Field(None, min_length=1, max_length=100, description="the study's name")
     question: str = Field("", description="what the study answers, in a sentence")
     seed: int = Field(0, ge=0, lt=2**63, description="the study seed")
-    dataset: dict[str, Any] = Field(description="name and options")
+    dataset: dict[str, Any] = Field(
+        default_factory=dict, description="name and options; may be left out if every arm has one"
+    )
     model: dict[str, Any] = Field(
         default_factory=lambda: {"name": "mlp"}, description="name, prior_init and options"
     )
@@ -117,6 +121,15 @@ class StudyFile(Section):
     confirm: Confirm = Field(default_factory=Confirm)
     metrics: Metrics = Field(default_factory=Metrics)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @field_validator("arms", mode="before")
+    @classmethod
+    def _named(cls, arms: Any) -> Any:
+        if isinstance(arms, dict) and arms:
+            return arms
+        if isinstance(arms, list) and any(arms.count(arm) > 1 for arm in arms):
+            raise ValueError("the same loss stands twice; give arms names, as in {a: ce, b: ce}")
+        raise ValueError("give a list of losses, such as [ce, focal], or a mapping of named arms")
 
 
 ARM_SECTIONS = ("dataset", "model", "training", "loss")

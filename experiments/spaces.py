@@ -29,10 +29,12 @@ class Range(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    low: float = Field(description="smallest value, included")
-    high: float = Field(description="largest value, included")
+    low: float = Field(strict=True, description="smallest value, included")
+    high: float = Field(strict=True, description="largest value, included")
     scale: Literal["linear", "log"] = "linear"
-    default: float | None = Field(None, description="value of trial 0; the middle if not given")
+    default: float | None = Field(
+        None, strict=True, description="value of trial 0; the middle if not given"
+    )
     integer: bool = False
 
     @model_validator(mode="after")
@@ -54,9 +56,9 @@ class Range(BaseModel):
     def _middle(self) -> float:
         if self.scale == "log":
             middle = 10 ** ((math.log10(self.low) + math.log10(self.high)) / 2)
-            middle = float(f"{middle:.12g}")
+            middle = min(max(float(f"{middle:.12g}"), self.low), self.high)
         else:
-            middle = (self.low + self.high) / 2
+            middle = self.low / 2 + self.high / 2
         return float(round(middle)) if self.integer else middle
 
     def typed(self, value: float) -> Value:
@@ -84,10 +86,12 @@ class Range(BaseModel):
         """
         steps = [step / (points - 1) for step in range(points)]
         if self.scale == "log":
-            values = [self.low * (self.high / self.low) ** step for step in steps]
+            low, high = math.log10(self.low), math.log10(self.high)
+            values = [10 ** (low * (1 - step) + high * step) for step in steps]
         else:
-            values = [self.low + (self.high - self.low) * step for step in steps]
+            values = [self.low * (1 - step) + self.high * step for step in steps]
         values = [min(max(float(f"{value:.12g}"), self.low), self.high) for value in values]
+        values[0], values[-1] = self.low, self.high
         return sorted({round(value) for value in values}) if self.integer else values
 
     def at_edge(self, value: float, share: float = 0.05) -> bool:

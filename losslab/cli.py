@@ -161,10 +161,14 @@ def _best(options: argparse.Namespace) -> None:
 def _report(options: argparse.Namespace) -> None:
     from losslab.analysis.frames import frames_from_folder
     from losslab.analysis.report import write_report_files
-    from losslab.inspecting import study_folder
+    from losslab.inspecting import study_folder, writing
 
     folder = study_folder(options.study, options.home)
-    for path in write_report_files(frames_from_folder(folder.path), options.out or folder.report):
+    frames = frames_from_folder(folder.path)
+    place = options.out or folder.report
+    with writing("--out", place):
+        paths = write_report_files(frames, place)
+    for path in paths:
         print(path)
 
 
@@ -177,8 +181,11 @@ def _export(options: argparse.Namespace) -> None:
 
 def _figures(options: argparse.Namespace) -> None:
     from losslab.analysis.report import write_paper_figures
+    from losslab.inspecting import writing
 
-    for path in write_paper_figures(options.out):
+    with writing("--out", options.out):
+        paths = write_paper_figures(options.out)
+    for path in paths:
         print(path)
 
 

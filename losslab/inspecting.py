@@ -1,9 +1,12 @@
 """Questions to a study folder: how far it is, what was selected, its runs as a table."""
 
+import errno
 import os
 import socket
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -94,15 +97,25 @@ def export(study: str, home: str | None, frame: str, file: str) -> int:
     if path.suffix not in (".parquet", ".csv"):
         raise BadInput(f"{file}: the name must end in .parquet or .csv")
     table = getattr(frames_from_folder(study_folder(study, home).path), frame)
-    try:
+    with writing("FILE", file):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".csv":
             table.to_csv(path, index=False)
         else:
             table.to_parquet(path, index=False)
-    except PermissionError as error:
-        raise BadInput(f"{file}: cannot be written: {error.strerror}") from error
     return len(table)
+
+
+@contextmanager
+def writing(option: str, place: str | Path) -> Iterator[None]:
+    """Turn a place that cannot be written into `BadInput`; a full disk stays what it is."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        reason = error.strerror or error
+        raise BadInput(f"{option}: {place} cannot be written: {reason}; choose another") from error
 
 
 def user_interface(home: str | None, port: int) -> tuple[list[str], dict[str, str], str]:

@@ -3,14 +3,14 @@
 A name is looked up, in this order, among what was registered by decorator, the built-ins of a
 static catalogue, the entry points that installed packages declare, and, where it holds a colon or
 a dot, as a path to anything importable (`package.module:Name`). The catalogue holds texts only, so
-that listing imports neither torch nor mlflow.
+that listing imports neither torch nor mlflow. A name that two claim cannot be used; the others can.
 """
 
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any, TypeVar
 
@@ -59,7 +59,7 @@ class Registry:
             name: Entry(name, summary, "losslab", path=path)
             for name, (summary, path) in builtin.items()
         }
-        self._found: dict[str, Entry] | None = None
+        self._found: dict[str, list[Entry]] | None = None
 
     def register(self, name: str, summary: str = "") -> Callable[[T], T]:
         """Register the decorated class or function under `name`.
@@ -68,15 +68,11 @@ class Registry:
         """
 
         def decorate(target: T) -> T:
-            taken = self._entries.get(name) or self._plugins().get(name)
-            place = _place(target)
-            if taken is not None:
-                raise DuplicateName(
-                    f"{self.kind} {name!r} is registered twice: by {taken.origin} "
-                    f"({taken.path or _place(taken.target)}) and by {place}"
-                )
             line = summary or (inspect.getdoc(target) or "").split("\n")[0]
-            self._entries[name] = Entry(name, line, place, target=target)
+            entry = Entry(name, line, _place(target), target=target)
+            if taken := self._claims().get(name):
+                raise DuplicateName(self._twice([*taken, entry]))
+            self._entries[name] = entry
             return target
 
         return decorate
@@ -88,21 +84,28 @@ class Registry:
 
     def names(self) -> list[str]:
         """All names that can be used without a dotted path, sorted."""
-        return sorted(self._all())
+        return sorted(self._claims())
 
     def entries(self) -> list[Entry]:
-        """Name, summary and origin of everything registered; imports nothing."""
-        everything = self._all()
-        return [everything[name] for name in sorted(everything)]
+        """Name, summary and origin of everything registered; imports nothing.
+
+        The summary of a name that cannot be used because two claim it says so.
+        """
+        return [
+            entries[0] if len(entries) == 1 else replace(entries[0], summary=self._twice(entries))
+            for _, entries in sorted(self._claims().items())
+        ]
 
     def get(self, name: str) -> Any:
         """The registered thing itself.
 
-        Raises `UnknownName` with the known names and the nearest one, and `PluginError` with the
-        package's name where a plugin fails to import.
+        Raises `UnknownName` with the known names and the nearest one, `PluginError` with the
+        package's name where a plugin fails to import, and `DuplicateName` where two claim the name.
         """
-        entry = self._all().get(name)
-        if entry is None:
+        claims = self._claims().get(name, [])
+        if len(claims) > 1:
+            raise DuplicateName(self._twice(claims))
+        if not claims:
             if ":" in name or "." in name:
                 return self._load_path(name)
             known = ", ".join(self.names())
@@ -110,6 +113,7 @@ class Registry:
                 f"unknown {self.kind} {name!r}{nearest(name, self.names())} (known: {known}; "
                 f"or a path such as 'package.module:Name')"
             )
+        (entry,) = claims
         if entry.target is None:
             assert entry.path is not None
             try:
@@ -127,27 +131,35 @@ class Registry:
         """Call the registered thing with `arguments`."""
         return self.get(name)(**arguments)
 
-    def _all(self) -> dict[str, Entry]:
-        return {**self._plugins(), **self._entries}
+    def _claims(self) -> dict[str, list[Entry]]:
+        """Everything that claims a name: one entry, or more where that is a mistake."""
+        claims = {name: [entry] for name, entry in self._entries.items()}
+        for name, entries in self._plugins().items():
+            claims[name] = [*claims.get(name, []), *entries]
+        return claims
 
-    def _plugins(self) -> dict[str, Entry]:
+    def _plugins(self) -> dict[str, list[Entry]]:
         # Packages do not change while a process runs, and looking for them takes 20 ms.
         if self._found is None:
             self._found = self._find_plugins()
         return self._found
 
-    def _find_plugins(self) -> dict[str, Entry]:
-        found: dict[str, Entry] = {}
+    def _find_plugins(self) -> dict[str, list[Entry]]:
+        found: dict[str, list[Entry]] = {}
         for point in metadata.entry_points(group=self.group):
             package = point.dist.name if point.dist is not None else point.value
-            taken = self._entries.get(point.name) or found.get(point.name)
-            if taken is not None and (taken.path, taken.origin) != (point.value, package):
-                raise DuplicateName(
-                    f"{self.kind} {point.name!r} is registered twice: by {taken.origin} "
-                    f"({taken.path}) and by the package {package} ({point.value})"
-                )
-            found[point.name] = Entry(point.name, f"from {package}", package, path=point.value)
+            entry = Entry(point.name, f"from {package}", package, path=point.value)
+            # The same package is found twice where two folders of sys.path hold it.
+            if entry not in found.setdefault(point.name, []):
+                found[point.name].append(entry)
         return found
+
+    def _twice(self, claims: Sequence[Entry]) -> str:
+        places = [
+            entry.origin if entry.path is None else f"{entry.origin} ({entry.path})"
+            for entry in claims
+        ]
+        return f"{self.kind} {claims[0].name!r} is registered twice: by {' and by '.join(places)}"
 
     def _load_path(self, name: str) -> Any:
         try:

@@ -1,0 +1,104 @@
+"""Checks of a study that need more than one of its sections."""
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from losslab.errors import LosslabError
+from losslab.experiments.decisions import check_decision_metric
+from losslab.experiments.metrics import direction_of, metric
+from losslab.experiments.schema import StudyFile
+from losslab.experiments.spaces import Choices
+from losslab.randomness import stable_hash
+
+if TYPE_CHECKING:
+    from losslab.experiments.config import Arm
+
+# What else stands in the home folder.
+TAKEN = ("artifacts", "mlflow.db")
+
+
+def slug(arm: str) -> str:
+    """An arm's name as a file name: unchanged if harmless, else shortened with a hash.
+
+    >>> slug("gamma=0.5"), slug("../a b")
+    ('gamma=0.5', 'a-b-1a792c2c')
+    """
+    harmless = re.sub(r"[^A-Za-z0-9_=.-]+", "-", arm).strip("-.")[:60]
+    return harmless if harmless == arm else f"{harmless}-{stable_hash(arm) % 16**8:08x}".lstrip("-")
+
+
+def check_names(study: str, file: StudyFile, problems: list[str]) -> None:
+    """The names of study and arms, which become folders, columns and run names."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", study) or study in TAKEN:
+        problems.append(
+            f"study: {study!r} cannot name a folder among the results; write a `study:` of "
+            f"letters, digits, '_', '.' and '-'"
+        )
+    folders: dict[str, str] = {}
+    for name in file.arms:
+        if not name.strip() or not name.isprintable() or len(name) > 100:
+            problems.append(
+                f"arms.{name[:100]!r}: a name is 1 to 100 printable characters, not all blank"
+            )
+        alike = folders.setdefault(slug(name).casefold(), name)
+        if alike != name:
+            problems.append(
+                f"arms.{name}: {alike!r} is an arm too; names must differ in more than case"
+            )
+
+
+def check_rungs(file: StudyFile, arms: Mapping[str, "Arm"], problems: list[str]) -> None:
+    """Rungs ascend and lie before the last epoch of every arm."""
+    rungs = file.search.rungs
+    if rungs is not None and (rungs != sorted(set(rungs)) or any(rung < 1 for rung in rungs)):
+        problems.append(f"search.rungs: must be ascending epochs from 1 on, got {rungs}")
+    epochs = [arm.config["training"].get("epochs") for arm in arms.values()]
+    epochs = [number for number in epochs if isinstance(number, int)]
+    if rungs and epochs and rungs[-1] >= min(epochs):
+        problems.append(
+            f"search.rungs: must all lie before the last epoch ({min(epochs)}), got {rungs}"
+        )
+
+
+def check_sampler(file: StudyFile, arms: Mapping[str, "Arm"], problems: list[str]) -> None:
+    """CMA-ES moves several numbers together; with less it would quietly draw at random."""
+    if file.search.sampler != "cma-es":
+        return
+    for arm in arms.values():
+        choices = [path for path, space in arm.spaces.items() if isinstance(space, Choices)]
+        if choices or len(arm.spaces) == 1:
+            what = f"choices ({', '.join(choices)})" if choices else "a single number"
+            problems.append(
+                f"search.sampler: cma-es searches two or more ranges, and arm {arm.name!r} has "
+                f"{what}; use tpe"
+            )
+
+
+def direction_told(file: StudyFile, problems: list[str]) -> str:
+    """Whether more of the primary metric is better; all metrics' names are checked on the way."""
+    metrics = file.metrics
+    for name in metrics.extra:
+        try:
+            metric(name)
+        except LosslabError as error:
+            problems.append(f"metrics.extra: {error}")
+    try:
+        check_decision_metric(metrics.decision)
+    except LosslabError as error:
+        problems.append(f"metrics.decision: {error}")
+    try:
+        known = direction_of(metrics.primary)
+    except LosslabError as error:
+        problems.append(f"metrics.primary: {error}")
+        return "maximize"
+    if metrics.primary == "recall":
+        problems.append(
+            "metrics.primary: recall is one number a class; name one, as in recall/1, or use "
+            "balanced_accuracy, their mean"
+        )
+    if known is None and metrics.direction is None:
+        problems.append(
+            f"metrics.direction: say maximize or minimize for the metric {metrics.primary!r}"
+        )
+    return metrics.direction or known or "maximize"
