@@ -15,7 +15,7 @@ def confirm(context: Context, selected: Mapping[str, Mapping[str, Any]]) -> None
     prior taken out of its logits: cross-entropy with a tuned threshold or with that correction is
     the standing baseline of every study.
     """
-    study = context.study
+    study, current = context.study, set()
     variants = ["selected", "defaults"] if study.confirm.defaults else ["selected"]
     for seed in range(study.confirm.seeds):
         trainings = []
@@ -35,6 +35,7 @@ def confirm(context: Context, selected: Mapping[str, Mapping[str, Any]]) -> None
                 )
                 _set_superseded_aside(context, training)
                 trainings.append(training)
+        current |= {training.key for training in trainings}
         judged = {
             training.key: {
                 "outputs": training.file.with_suffix(""),
@@ -44,6 +45,11 @@ def confirm(context: Context, selected: Mapping[str, Mapping[str, Any]]) -> None
             for training in trainings
         }
         train_all(context, trainings, judged)
+    for arm in study.arms.values():
+        # Asked for every time, since a kill may have come before the run was discarded.
+        for old in context.folder.confirmation(arm.slug).glob("*.json.superseded-*"):
+            if (key := read_json(old)["key"]) not in current:
+                context.tracker.discard(key)
 
 
 def _set_superseded_aside(context: Context, training: Training) -> None:
@@ -51,9 +57,8 @@ def _set_superseded_aside(context: Context, training: Training) -> None:
     record = read_json(training.file)
     if record is None or record["params"] == dict(training.params):
         return
-    for suffix in (".json", ".npz", ".pt"):
+    for suffix in (".npz", ".pt", ".json"):  # the record last: killed before, this is done again
         old = training.file.with_suffix(suffix)
         if old.exists():
             old.rename(old.with_name(f"{old.name}.superseded-of-trial-{record['trial']}"))
-    context.tracker.discard(record["key"])
     context.observer.note(f"{record['key']}: replaced, since further trials found a better one")

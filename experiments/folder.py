@@ -16,16 +16,15 @@ import errno
 import fcntl
 import json
 import os
-import shutil
 import socket
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from losslab.errors import BadInput
+from losslab.errors import BadInput, LosslabError
 
 DEFAULT_HOME = "runs"
 
@@ -55,11 +54,36 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON; None if there is no such file."""
+    """Read JSON; None if there is no such file. `LosslabError` if it is damaged."""
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise LosslabError(
+            f"{path} is damaged ({error}); move it away, and the next `losslab run` makes it anew"
+        ) from error
+
+
+def cut_torn_line(path: Path) -> None:
+    """Cut what follows the last line of a JSON-lines file that is whole.
+
+    Otherwise the next append would merge into what a kill has left.
+    """
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    lines = content[:whole].splitlines(keepends=True)
+    while lines:
+        try:
+            json.loads(lines[-1])
+            break
+        except ValueError:
+            whole -= len(lines.pop())
+    if whole < len(content):
+        with path.open("r+b") as file:
+            file.truncate(whole)
 
 
 class StudyFolder:
@@ -110,15 +134,9 @@ class StudyFolder:
         The lock belongs to the open file, so it goes when its process goes, however it ends.
         """
         with (self.path / "lock").open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            if not _lock(file):
                 file.seek(0)
-                holder = file.read().strip() or "another process"
-                raise BadInput(
-                    f"study {self.path.name!r} is being run by {holder}; wait for it, stop it, or "
-                    f"choose another folder with --home"
-                ) from error
+                raise self._being_run_by(file.read().strip())
             file.seek(0)
             file.truncate()
             file.write(f"process {os.getpid()} on {socket.gethostname()}")
@@ -131,25 +149,54 @@ class StudyFolder:
             with (self.path / "lock").open() as file:
                 try:
                     fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except OSError:
+                except BlockingIOError:
                     return file.read().strip() or "another process"
         except FileNotFoundError:
             pass
         return ""
 
     def set_aside(self) -> Path | None:
-        """Move an existing study to `<study>.old-<time>`; nothing is deleted."""
+        """Move an existing study to `<study>.old-<time>`; nothing is deleted.
+
+        The caller holds the lock, and the lock stays with the study.
+        """
         if not self.study_file.exists():
             return None
-        aside = self.path.with_name(f"{self.path.name}.old-{time.strftime('%Y%m%d-%H%M%S')}")
-        aside.mkdir()
-        for item in list(self.path.iterdir()):
-            if item.name != "lock":
-                shutil.move(str(item), str(aside / item.name))
+        name = f"{self.path.name}.old-{time.strftime('%Y%m%d-%H%M%S')}"
+        aside = self.path.with_name(name)
+        number = 1
+        while aside.exists():
+            number += 1
+            aside = self.path.with_name(f"{name}-{number}")
+        # One rename: killed before or after it, the study is whole, here or there.
+        self.path.rename(aside)
+        self.path.mkdir(exist_ok=True)
+        try:
+            (self.path / "lock").hardlink_to(aside / "lock")
+        except FileExistsError as error:
+            raise self._being_run_by("") from error
+        (aside / "lock").unlink()
         self.create()
         return aside
+
+    def _being_run_by(self, holder: str) -> BadInput:
+        return BadInput(
+            f"study {self.path.name!r} is being run by {holder or 'another process'}; wait for it, "
+            f"stop it, or choose another folder with --home"
+        )
 
     def clean_leftovers(self) -> None:
         """Remove what writes that were cut short have left behind."""
         for part in self.path.rglob(".*.part"):
             part.unlink(missing_ok=True)
+
+
+def _lock(file: IO[str]) -> bool:
+    """Take the lock; `losslab status` may hold it for a moment."""
+    for _ in range(10):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(0.05)
+    return False

@@ -55,47 +55,40 @@ def run_study(
     folder = StudyFolder(home_folder(home), study.name)
     folder.create()
     with folder.locked():
-        tracker = _work(study, folder, device, tracking_uri, workers, fresh, observer)
-        frames = frames_from_folder(folder.path)
-        write_report_files(frames, folder.report)
-        tracker.attach(folder.report, "report")
-        tracker.finish("FINISHED")
-    if tracker.problem:
-        observer.note(
-            f"MLflow at {tracker.uri} could not take everything ({tracker.problem}); all results "
-            f"are in {folder.path}, and the same command mirrors what is missing"
-        )
+        entry = open_study(study, folder, device, fresh, observer)
+        uri = tracking_uri or local_store(folder.home)
+        tracker = Tracker(uri, folder.home, entry, folder.path / "tracking.jsonl")
+        tracker.open()
+        context = Context(study, folder, make_executor(workers), tracker, observer, device)
+        status = "FAILED"
+        try:
+            _work(context)
+            frames = frames_from_folder(folder.path)
+            write_report_files(frames, folder.report)
+            tracker.attach(folder.report, "report")
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            context.executor.close()
+            tracker.finish(status)
+            if tracker.problem:
+                observer.note(
+                    f"MLflow at {uri} could not take everything ({tracker.problem}); all results "
+                    f"are in {folder.path}, and the same command mirrors what is missing"
+                )
     return frames
 
 
-def _work(
-    study: Study,
-    folder: StudyFolder,
-    device: str,
-    tracking_uri: str | None,
-    workers: int,
-    fresh: bool,
-    observer: Observer,
-) -> Tracker:
-    """Everything up to the last training; the tracker is still open."""
-    entry = open_study(study, folder, device, fresh, observer)
-    uri = tracking_uri or local_store(folder.home)
-    tracker = Tracker(uri, folder.home, entry, folder.path / "tracking.jsonl")
-    tracker.open()
-    executor = make_executor(workers)
-    context = Context(study, folder, executor, tracker, observer, device)
-    try:
-        observer.started(study, folder, planned_trainings(study))
-        journal = Journal(folder.path / "journal.log")
-        selected = {name: search_arm(context, arm, journal) for name, arm in study.arms.items()}
-        confirm(context, selected)
-        tracker.mirror_selected(selected)
-    except BaseException as error:
-        tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-        raise
-    finally:
-        executor.close()
-    return tracker
+def _work(context: Context) -> None:
+    """Everything that trains: every arm's search, then confirmation."""
+    study, folder = context.study, context.folder
+    context.observer.started(study, folder, planned_trainings(study))
+    journal = Journal(folder.path / "journal.log")
+    selected = {name: search_arm(context, arm, journal) for name, arm in study.arms.items()}
+    context.tracker.mirror_selected(selected)
+    confirm(context, selected)
 
 
 def planned_trainings(study: Study) -> int:

@@ -6,7 +6,6 @@ search asks the same questions as one that was never interrupted. Nothing else i
 """
 
 import importlib.util
-import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -26,6 +25,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from losslab.errors import BadInput
+from losslab.experiments.folder import cut_torn_line
 from losslab.experiments.schema import Search
 from losslab.experiments.spaces import Choices, Space, Value
 from losslab.randomness import seed_integer
@@ -124,9 +124,7 @@ class ArmSearch:
         """The pruner's view of a running generation."""
         study = self._rebuilt(told, None, {})
         for params, attributes in zip(asked.params, asked.trial_attributes, strict=True):
-            study.add_trial(
-                self._frozen(Told(params, "running", None, {}, attributes), len(study.trials))
-            )
+            study.add_trial(self._frozen(Told(params, "running", None, {}, attributes)))
         trials = study.get_trials(deepcopy=False)[len(told) :]
         return Pruning([Trial(study, trial._trial_id) for trial in trials])
 
@@ -137,13 +135,14 @@ class ArmSearch:
         study = optuna.create_study(
             direction=self.direction, sampler=sampler, pruner=_pruner(self.search)
         )
-        for number, trial in enumerate(told):
-            study.add_trial(self._frozen(trial, number))
+        for trial in told:
+            study.add_trial(self._frozen(trial))
         for key, value in attributes.items():
             study._storage.set_study_system_attr(study._study_id, key, value)
         return study
 
-    def _frozen(self, told: Told, number: int) -> FrozenTrial:
+    def _frozen(self, told: Told) -> FrozenTrial:
+        _check_finite(*told.reports.values(), *([] if told.value is None else [told.value]))
         return create_trial(
             state=STATES[told.state],
             value=told.value if told.state == "complete" else None,
@@ -221,6 +220,7 @@ class Pruning:
 
     def report(self, index: int, epoch: int, value: float) -> None:
         """Report the value that a trial reached at a rung."""
+        _check_finite(value)
         self._trials[index].report(value, epoch)
 
     def should_prune(self, index: int) -> bool:
@@ -248,14 +248,17 @@ class Journal:
     """The study's finished trials as an Optuna journal, for Optuna's own tools.
 
     It is a copy of what the study folder holds: a torn last line is cut before it is opened, and
-    what is missing is appended. The caller holds the study's lock, so the file needs none.
+    what is missing is appended; one that Optuna cannot read is set aside and written anew. The
+    caller holds the study's lock, so the file needs none.
     """
 
     def __init__(self, path: Path):
-        _cut_torn_line(path)
-        self._storage = JournalStorage(
-            JournalFileBackend(str(path), lock_obj=_NoLock())  # type: ignore[arg-type]
-        )
+        cut_torn_line(path)
+        try:
+            self._storage = _journal_storage(path)
+        except Exception:
+            path.replace(path.with_name(f"{path.name}.damaged"))
+            self._storage = _journal_storage(path)
         self._counts: dict[str, int] = {}
 
     def append(self, search: ArmSearch, told: Sequence[Told]) -> None:
@@ -269,8 +272,13 @@ class Journal:
         if search.arm not in self._counts:
             self._counts[search.arm] = len(study.get_trials(deepcopy=False))
         for number in range(self._counts[search.arm], len(told)):
-            study.add_trial(search._frozen(told[number], number))
+            study.add_trial(search._frozen(told[number]))
         self._counts[search.arm] = max(self._counts[search.arm], len(told))
+
+
+def _journal_storage(path: Path) -> JournalStorage:
+    backend = JournalFileBackend(str(path), lock_obj=_NoLock())  # type: ignore[arg-type]
+    return JournalStorage(backend)
 
 
 class _NoLock:
@@ -283,22 +291,10 @@ class _NoLock:
         return None
 
 
-def _cut_torn_line(path: Path) -> None:
-    """Cut what follows the last line that is whole; the next append would merge into it."""
-    if not path.exists():
-        return
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    lines = content[:whole].splitlines(keepends=True)
-    while lines:
-        try:
-            json.loads(lines[-1])
-            break
-        except ValueError:
-            whole -= len(lines.pop())
-    if whole < len(content):
-        with path.open("r+b") as file:
-            file.truncate(whole)
+def _check_finite(*values: float) -> None:
+    """Optuna would store an infinite value as that of a complete trial."""
+    if not all(map(math.isfinite, values)):
+        raise ValueError(f"a trial's values must be finite, got {values}")
 
 
 def _distribution(space: Space) -> BaseDistribution:

@@ -111,7 +111,7 @@ class Generation:
         for position, progress in self.context.executor.run(pieces):
             i = waiting[position]
             self.latest[i] = progress
-            if last or progress.diverged:
+            if last or len(progress.values) < until_epoch:
                 self._store(i)
             else:
                 self.context.observer.advanced(self.arm.name, self.asked.first_trial + i, progress)
@@ -122,7 +122,8 @@ class Generation:
         if record is not None:
             value: float | None = record["reports"].get(str(rung))
             return value
-        return self.latest[i].value
+        # Not its latest value: after a kill, its state may be further on than this rung.
+        return self.latest[i].values[rung - 1]
 
     def _store(self, i: int, pruned: bool = False) -> None:
         if self.records[i] is None:

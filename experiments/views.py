@@ -30,11 +30,24 @@ def view_address(base: str, experiment_id: str, view: str, charts: bool) -> str:
     )
 
 
-def searched_names(study: Mapping[str, Any]) -> list[str]:
+def logarithmic_paths(study: Mapping[str, Any], arm: str) -> set[str]:
+    """The paths that an arm searches on a logarithmic scale."""
+    spaces = study["arms"].get(arm, {}).get("space", {})
+    return {path for path, space in spaces.items() if space.get("scale") == "log"}
+
+
+def _searched(study: Mapping[str, Any]) -> list[str]:
     """The short names of everything that any arm searches, the learning rate first."""
-    paths = {path for arm in study["arms"].values() for path in arm["space"]}
-    names = sorted({path.split(".")[-1] for path in paths})
-    return sorted(names, key=lambda name: name != "learning_rate")
+    names = {path.split(".")[-1] for arm in study["arms"].values() for path in arm["space"]}
+    return sorted(names, key=lambda name: (name != "learning_rate", name))
+
+
+def _axes(study: Mapping[str, Any]) -> list[str]:
+    """The same names as chart axes: logarithms where the scale is logarithmic."""
+    logarithmic = {
+        path.split(".")[-1] for arm in study["arms"] for path in logarithmic_paths(study, arm)
+    }
+    return [f"log10_{name}" if name in logarithmic else name for name in _searched(study)]
 
 
 def _test_view(study: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,7 +58,7 @@ def _test_view(study: Mapping[str, Any]) -> dict[str, Any]:
         "tags.`losslab.variant`",
         "params.`seed`",
         *[f"metrics.`{name}`" for name in dict.fromkeys(metrics)],
-        *[f"params.`{name}`" for name in searched_names(study)],
+        *[f"params.`{name}`" for name in _searched(study)],
     ]
     charts = [
         _chart("BAR", f"test/{primary}", metricKey=f"test/{primary}"),
@@ -59,13 +72,13 @@ def _test_view(study: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _search_view(study: Mapping[str, Any]) -> dict[str, Any]:
-    primary, names = study["primary"], searched_names(study)
+    primary, names = study["primary"], _axes(study)
     columns = [
         "tags.`losslab.arm`",
         "params.`trial`",
         "tags.`losslab.state`",
         "metrics.`objective`",
-        *[f"params.`{name}`" for name in names],
+        *[f"params.`{name}`" for name in _searched(study)],
         "metrics.`epochs`",
         "metrics.`seconds`",
     ]

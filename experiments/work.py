@@ -35,10 +35,15 @@ class Piece:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a piece of work tells the driver."""
+    """What a piece of work tells the driver.
+
+    `values` are the objective's values had the training ended after its first epoch, its second
+    and so on, without the epoch in which it diverged: a state may be further on than asked for.
+    """
 
     epoch: int
     value: float | None
+    values: list[float]
     judged_epoch: int
     diverged: str
     seconds: float
@@ -65,6 +70,7 @@ def do(piece: Piece) -> Progress:
     return Progress(
         epoch=state.epoch,
         value=state.value,
+        values=list(state.values),
         judged_epoch=state.judged_epoch,
         diverged=state.diverged,
         seconds=state.seconds,
@@ -83,14 +89,19 @@ def save_state(path: Path, state: State) -> None:
 
 
 def load_state(path: Path, job: Job) -> State | None:
-    """The state in a file; None if there is none or it belongs to another job."""
+    """The state in a file; None if there is none, it is damaged or it belongs to another job."""
     if not path.exists():
         return None
-    content: dict[str, Any] = torch.load(path, weights_only=True, map_location=job.device)
-    if content["job"] != asdict(job):
+    try:
+        content: dict[str, Any] = torch.load(path, weights_only=True, map_location=job.device)
+        if content["job"] != asdict(job):
+            return None
+        return State(**{**content, "job": job})
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:
+        # Whatever a damaged file raises: the training begins again, to the same bits.
         return None
-    content["random"] = content["random"].cpu()
-    return State(**{**content, "job": job})
 
 
 def finite(row: dict[str, float]) -> dict[str, float]:

@@ -192,8 +192,8 @@ def _figures(options: argparse.Namespace) -> None:
 def _ui(options: argparse.Namespace) -> int:
     from losslab.inspecting import user_interface
 
-    command, environment, address = user_interface(options.home, options.port)
-    print(f"MLflow UI: {address}  (Ctrl-C ends it)", flush=True)
+    command, environment, addresses = user_interface(options.home, options.port)
+    print(addresses, flush=True)
     import subprocess
 
     try:

@@ -119,7 +119,9 @@ def writing(option: str, place: str | Path) -> Iterator[None]:
 
 
 def user_interface(home: str | None, port: int) -> tuple[list[str], dict[str, str], str]:
-    """The command, environment and address of an MLflow UI on the local store."""
+    """The command and environment of an MLflow UI on the local store, and its addresses."""
+    from losslab.experiments.tracking import study_addresses
+
     place = home_folder(home)
     if not (place / "mlflow.db").exists():
         raise BadInput(f"{place} holds no runs yet; start with `losslab run quickstart`")
@@ -133,7 +135,11 @@ def user_interface(home: str | None, port: int) -> tuple[list[str], dict[str, st
     ]  # fmt: skip
     # The server's job execution quadruples its memory and serves nothing here.
     settings = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    return command, {**os.environ, **settings}, f"http://127.0.0.1:{free}"
+    base = f"http://127.0.0.1:{free}"
+    lines = [f"MLflow UI: {base}  (Ctrl-C ends it)"]
+    for study, views in study_addresses(place, base).items():
+        lines += [f"{study}:", f"  test runs  {views['test']}", f"  search     {views['search']}"]
+    return command, {**os.environ, **settings}, "\n".join(lines)
 
 
 def _free(port: int) -> bool:

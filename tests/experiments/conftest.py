@@ -4,7 +4,8 @@ import shutil
 import pytest
 
 from losslab import run_study
-from losslab.experiments.tracking import local_store, quiet_mlflow
+from losslab.experiments.local_store import follow_home, local_store
+from losslab.experiments.tracking import quiet_mlflow
 
 
 def tiny_study():
@@ -45,8 +46,12 @@ def finished(tmp_path_factory, migrated_store):
 @pytest.fixture
 def copied(finished, tmp_path):
     """A copy of the finished study's home, to go on with."""
+    from mlflow.tracking._tracking_service import utils
+
     place = tmp_path / "copied"
     shutil.copytree(finished, place)
+    follow_home(place)
+    utils._artifact_repos_cache.clear()  # it goes by run id, and the copy has the same ones
     return place
 
 

@@ -1,0 +1,89 @@
+"""What a training is called in MLflow: its run's name, parameters, tags and metrics."""
+
+import json
+import math
+import re
+from collections.abc import Container, Mapping
+from typing import Any
+
+from losslab.randomness import stable_hash
+
+PARAM_LIMIT = 500  # characters; longer texts are cut, since the UI shows them in a column
+
+
+def run_name(record: Mapping[str, Any]) -> str:
+    """A readable name, unique in its study: "focal · trial 3", "focal · test, seed 0" ..."""
+    arm, seed = record["arm"], record["seed_index"]
+    if record["phase"] == "search":
+        return f"{arm} · trial {record['trial']}"
+    if record["phase"] == "select":
+        return f"{arm} · trial {record['trial']} again, seed {seed}"
+    what = "test" if record["variant"] == "selected" else "test at defaults"
+    return f"{arm} · {what}, seed {seed}"
+
+
+def run_params(record: Mapping[str, Any], logarithmic: Container[str] = ()) -> dict[str, str]:
+    """A run's parameters under short stable names: `gamma`, `learning_rate`, `seed`, `loss` ...
+
+    The last part of a configuration path names it; `name` is replaced by its section, and where
+    two paths end alike the later one keeps its section (`dataset.path`). The paths in
+    `logarithmic` are given as `log10_learning_rate` too: the UI's charts have linear axes only.
+    """
+    params = {"seed": str(record["seed_index"])}
+    if record["trial"] is not None:
+        params["trial"] = str(record["trial"])
+    for section in ("loss", "training", "model", "dataset"):
+        for key, value in record["config"][section].items():
+            name = section if key == "name" else key
+            if name in ("trial", *params):
+                name = f"{section}.{key}"
+            params[safe_name(name)] = str(value)[:PARAM_LIMIT]
+            if f"{section}.{key}" in logarithmic:
+                params[safe_name(f"log10_{name}")] = f"{math.log10(value):.6g}"
+    return params
+
+
+def run_tags(record: Mapping[str, Any]) -> dict[str, str]:
+    """A run's tags; `losslab.record` is the record without what MLflow holds elsewhere."""
+    small = {
+        key: value
+        for key, value in record.items()
+        if key not in ("history", "metrics", "config", "attributes")
+    }
+    return {
+        "losslab.arm": record["arm"],
+        "losslab.phase": record["phase"],
+        "losslab.variant": record["variant"] or "",
+        "losslab.state": record["state"],
+        "losslab.reason": record["reason"],
+        "losslab.record": json.dumps(small),
+    }
+
+
+def metrics_at_steps(record: Mapping[str, Any]) -> list[tuple[str, float, int]]:
+    """All (name, value, step) of a training: its history by epoch, then what it is judged by."""
+    found = [
+        (safe_name(name), float(value), int(row["epoch"]))
+        for row in record["history"]
+        for name, value in row.items()
+        if name != "epoch"
+    ]
+    final = {**record["metrics"], "epochs": record["epochs"], "seconds": record["seconds"]}
+    if record["value"] is not None:
+        final["objective"] = record["value"]
+    step = int(record["judged_epoch"])
+    return found + [(safe_name(name), float(value), step) for name, value in final.items()]
+
+
+def safe_name(name: str) -> str:
+    """A name with nothing in it that MLflow refuses; a changed one carries a hash of the original.
+
+    Class names come from the user's table, and MLflow reads a metric's name as a path.
+
+    >>> safe_name("val/recall/class 1"), safe_name("val/recall/<5 %")
+    ('val/recall/class 1', 'val/recall/_5 _-d0538e')
+    """
+    safe = re.sub(r"[^\w.:/ -]", "_", name, flags=re.ASCII)
+    parts = [part if part.strip(".") else "_" * max(len(part), 1) for part in safe.split("/")]
+    safe = "/".join(parts)[:240]
+    return safe if safe == name else f"{safe}-{stable_hash(name) % 16**6:06x}"
