@@ -5,12 +5,11 @@ from typing import ClassVar
 from torch import Tensor
 
 from losslab.hyperparameters import Hyperparameter
-from losslab.losses.base import Loss
+from losslab.losses.class_balanced import ClassBalancedLoss
 from losslab.losses.closed_form import focal, margin
-from losslab.losses.weighting import alpha_t, class_weights_from_counts
 
 
-class BalancedCrossEntropy(Loss):
+class BalancedCrossEntropy(ClassBalancedLoss):
     """Class-weighted cross-entropy, L = w_t (-log p_t).
 
     Sigmoid: w_t = alpha for positives and 1 - alpha for negatives (Lin et al. 2017, eq. 3), in
@@ -45,10 +44,6 @@ class BalancedCrossEntropy(Loss):
             minimum=0.0,
         ),
     }
-    only_under: ClassVar[dict[str, str]] = {"alpha": "sigmoid", "a": "softmax"}
-    upcasts = True
-    alpha: Tensor
-    a: Tensor
 
     @classmethod
     def needs_class_counts(cls, link: str, values: dict[str, float]) -> bool:
@@ -64,13 +59,3 @@ class BalancedCrossEntropy(Loss):
         if self.link == "sigmoid":
             return focal(logits, targets, None, self.alpha)
         return focal(margin(logits, targets), None)
-
-    def element_weights(self, targets: Tensor) -> Tensor | None:
-        """alpha_t under sigmoid."""
-        return alpha_t(self.alpha, targets) if self.link == "sigmoid" else None
-
-    def class_weighting(self) -> Tensor | None:
-        """n_j^-a with mean 1 under softmax."""
-        if self.link == "sigmoid" or self.class_counts is None:
-            return None
-        return class_weights_from_counts(self.class_counts, self.a)

@@ -8,8 +8,9 @@ from torch.nn import functional as F
 
 from losslab.hyperparameters import Hyperparameter
 from losslab.losses.base import Loss
+from losslab.losses.class_balanced import ClassBalancedLoss
 from losslab.losses.closed_form import focal, margin
-from losslab.losses.weighting import alpha_t, class_weights_from_counts
+from losslab.losses.weighting import alpha_t
 
 _ALPHA = Hyperparameter(
     0.25,
@@ -22,7 +23,7 @@ _ALPHA = Hyperparameter(
 )
 
 
-class Focal(Loss):
+class Focal(ClassBalancedLoss):
     """Focal loss, L = w_t (1 - p_t)^gamma (-log p_t) (Lin et al. 2017, eq. 5).
 
     `gamma` >= 0; 0 is (balanced) cross-entropy. Sigmoid: w_t = alpha for positives and 1 - alpha
@@ -56,11 +57,7 @@ class Focal(Loss):
             minimum=0.0,
         ),
     }
-    only_under: ClassVar[dict[str, str]] = {"alpha": "sigmoid", "a": "softmax"}
-    upcasts = True
     gamma: Tensor
-    alpha: Tensor
-    a: Tensor
 
     @classmethod
     def needs_class_counts(cls, link: str, values: dict[str, float]) -> bool:
@@ -76,16 +73,6 @@ class Focal(Loss):
         if self.link == "sigmoid":
             return focal(logits, targets, self.gamma, self.alpha)
         return focal(margin(logits, targets), None, self.gamma)
-
-    def element_weights(self, targets: Tensor) -> Tensor | None:
-        """alpha_t under sigmoid."""
-        return alpha_t(self.alpha, targets) if self.link == "sigmoid" else None
-
-    def class_weighting(self) -> Tensor | None:
-        """n_j^-a with mean 1 under softmax where class counts were given."""
-        if self.link == "sigmoid" or self.class_counts is None:
-            return None
-        return class_weights_from_counts(self.class_counts, self.a)
 
 
 class FocalStar(Loss):
