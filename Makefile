@@ -46,7 +46,7 @@ ui: $(READY) ## open the MLflow UI on the local store, at 127.0.0.1
 	$(BIN)/losslab ui $(ARGS)
 
 test: $(READY) ## run the quick tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 test-slow: $(READY) ## run the slow tests
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -21,7 +21,7 @@ from optuna.storages.journal import JournalFileBackend
 from losslab import run_study
 from losslab.cli import main
 from losslab.errors import BadInput, LosslabError
-from losslab.experiments import executors, folder, tracking, training, work
+from losslab.experiments import context, executors, folder, tracking, training, work
 from losslab.experiments.executors import ATTEMPTS, LocalProcesses
 from losslab.experiments.folder import StudyFolder
 from losslab.experiments.observing import Observer
@@ -591,6 +591,37 @@ def test_a_state_further_on_than_a_rung_still_reports_the_rung(
     assert first["values"][0] != first["values"][1]  # otherwise this shows nothing
     run_study(small, home=home)
     assert outcome(home / "small") == outcome(undisturbed / "small")
+
+
+def test_a_trial_that_diverged_after_a_rung_still_reports_the_rung(
+    small, new_home, outcome, no_report, monkeypatch
+):
+    """Killed when the state that says so was on disk and the record was not."""
+    epoch, write = training._epoch, context.write_json
+
+    def diverges(parts, job, number):
+        if number == 1 and job.config["training"]["learning_rate"] == 1e-3:
+            raise RuntimeError("too far")
+        return epoch(parts, job, number)
+
+    def kill(file, content):
+        if content["state"] == "diverged":
+            raise Crash
+        write(file, content)
+
+    monkeypatch.setattr(training, "_epoch", diverges)
+    whole, killed = new_home("whole"), new_home("killed")
+    run_study(small, home=whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(context, "write_json", kill)
+        with pytest.raises(Crash):
+            run_study(small, home=killed)
+    run_study(small, home=killed)
+    found = outcome(killed / "small")
+    assert found == outcome(whole / "small")
+    trial = found["arms/ce/trial-00000.json"]
+    assert trial["reason"] == "RuntimeError in epoch 2: too far"
+    assert list(trial["reports"]) == ["1"]
 
 
 def test_a_damaged_record_is_told_with_its_file(small, undisturbed, tmp_path, no_report):
