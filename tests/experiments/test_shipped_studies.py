@@ -1,0 +1,82 @@
+"""Every shipped study runs, in a smoke size, and the documents say what the code knows."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from losslab import run_study
+from losslab.experiments.reading import read_yaml, shipped_studies, summary_of
+from losslab.experiments.schema import Confirm, Metrics, Search, Select, Training
+from losslab.experiments.views import TAG, view_address, view_tags
+
+SMOKE = {
+    "anchors": [
+        "dataset.train_images=6", "dataset.validation_images=6", "dataset.test_images=6",
+        "dataset.anchors=1024", "dataset.background_per_foreground=100",
+    ],
+    "digits": [],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", shipped_studies())
+def test_a_shipped_study_runs_in_a_smoke_size(name, home):
+    content = read_yaml(shipped_studies()[name])
+    dataset = content["dataset"]
+    overrides = SMOKE[dataset if isinstance(dataset, str) else dataset["name"]]
+    small = ["training.epochs=2", "search.trials=3", "search.select.best=1", "confirm.seeds=2"]
+    frames = run_study(name, overrides=[*overrides, *small], home=home)
+    arms = set(content["arms"])
+    assert arms <= set(frames.arms)
+    assert frames.confirmation.groupby("arm").size().eq(4).all()
+    report = home / name / "report"
+    written = {path.name for path in report.iterdir()}
+    assert {"results.csv", "results.md", "results.tex", "ledger.csv", "seeds.png"} <= written
+    if name in ("alpha", "gamma"):
+        assert {f"sweep_{name}.csv", "figure_4_cumulative_loss.pdf"} <= written
+    if name == "quickstart":
+        assert {"figure_1_focal_loss.png", "figure_5_loss_variants.png"} <= written
+
+
+@pytest.mark.parametrize("name", shipped_studies())
+def test_a_shipped_study_says_its_question_first(name):
+    assert summary_of(shipped_studies()[name]).split(" (")[0].rstrip("?)").count(" ") > 4
+    assert read_yaml(shipped_studies()[name])["question"].endswith("?")
+
+
+def test_the_document_names_every_key_of_a_study_file():
+    text = (Path(__file__).parents[2] / "docs" / "study-files.md").read_text()
+    sections = {
+        "training": Training, "search": Search, "search.select": Select, "confirm": Confirm,
+        "metrics": Metrics,
+    }  # fmt: skip
+    for section, model in sections.items():
+        for key, field in model.model_fields.items():
+            if key != "select":
+                assert f"`{section}.{key}`" in text or f"`{key}`" in text, f"{section}.{key}"
+                default = field.default
+                if isinstance(default, str):
+                    assert default in text
+
+
+def test_views_hold_the_studys_own_columns():
+    study = {
+        "primary": "roc_auc",
+        "decision": "macro_f1",
+        "direction": "maximize",
+        "arms": {
+            "ce": {"space": {"training.learning_rate": {"scale": "log"}}},
+            "focal": {"space": {"loss.gamma": {"scale": "linear"}}},
+        },
+    }
+    tags = view_tags(study)
+    test, search = (json.loads(tags[TAG + key]) for key in ("test", "search"))
+    assert test["orderByKey"] == "metrics.`test/roc_auc`"
+    assert "metrics.`test_tuned/macro_f1`" in test["selectedColumns"]
+    assert "params.`gamma`" in search["selectedColumns"]
+    scatters = [c["xaxis"]["key"] for c in search["compareRunCharts"] if c["type"] == "SCATTER"]
+    assert scatters == ["log10_learning_rate", "gamma"]
+    assert view_address("http://h:1", "3", "test", charts=False) == (
+        "http://h:1/#/experiments/3/runs?workflowType=machine_learning"
+        "&compareRunsMode=TABLE&viewStateShareKey=test"
+    )
