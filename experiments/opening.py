@@ -30,8 +30,9 @@ def open_study(
     new = _entry(study, device)
     old = read_json(folder.study_file)
     begun = any(folder.path.glob("arms/*/generation-*.json"))
-    if old is not None and begun:
+    if old is not None:
         new["id"], new["created"], new["notes"] = old["id"], old["created"], old["notes"]
+    if old is not None and begun:
         changes = changed_keys(old["resolved"], new["resolved"])
         changes += [
             f"dataset of arm {arm}: its content has changed (hash {before} -> {after})"
