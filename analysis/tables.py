@@ -115,11 +115,12 @@ Key = tuple[str, str, str]  # arm, variant, rule
 
 def _row_keys(frames: StudyFrames) -> list[Key]:
     baseline, arms = frames.study["baseline"], frames.arms
-    standing = [(baseline, "selected", rule) for rule in RULES if rule]
+    plain = frames.study.get("standing", baseline)
+    standing = [(plain, "selected", rule) for rule in RULES if rule]
     return [
         *((arm, "selected", "") for arm in arms),
         *((arm, "defaults", "") for arm in arms),
-        *(standing if baseline in arms else []),
+        *(standing if plain in arms else []),
     ]
 
 

@@ -61,7 +61,9 @@ def _stacked(text: str) -> str:
     """A column's head in lines of some 14 letters, so that numbers set the column's width."""
     # an arrow stays with the word before it
     lines = wrap(re.sub(r" ([↑↓])", "\u00a0\\1", text), 14, break_long_words=False) or [""]
-    stack = r" \\ ".join(latex.escape(line) for line in lines)
+    # A line that begins with a bracket would be read as the length that \\\\ may be given.
+    guarded = (("{}" if line[0:1] in "[*" else "") + latex.escape(line) for line in lines)
+    stack = r" \\ ".join(guarded)
     return stack if len(lines) == 1 else rf"\shortstack[r]{{{stack}}}"
 
 

@@ -7,6 +7,7 @@
 2.0
 """
 
+import copy
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -55,7 +56,8 @@ class Arm:
 
     def configure(self, params: Mapping[str, Value]) -> dict[str, Any]:
         """The configuration with searched values in place."""
-        config = {section: dict(self.config[section]) for section in ARM_SECTIONS}
+        # Deep: a searched path may lead into a nested option, which arms must not share.
+        config = copy.deepcopy({section: self.config[section] for section in ARM_SECTIONS})
         for path, value in params.items():
             set_path(config, path, value)
         return config
@@ -63,13 +65,18 @@ class Arm:
 
 @dataclass(frozen=True)
 class Study:
-    """A study, checked. `resolved` is the whole file with nothing left to defaults."""
+    """A study, checked. `resolved` is the whole file with nothing left to defaults.
+
+    `baseline` is the arm that others are compared with, `standing` that of plain cross-entropy,
+    which is also judged with the class prior taken off its logits; mostly they are the same.
+    """
 
     name: str
     question: str
     seed: int
     device: str
     baseline: str
+    standing: str
     arms: dict[str, Arm]
     search: Search
     confirm: Confirm
@@ -122,13 +129,15 @@ def load_study(
         problems.append(f"baseline: no arm is called {file.baseline!r} (arms: {', '.join(arms)})")
     if problems:
         raise BadInput(list(dict.fromkeys(problems)))
-    baseline = file.baseline or _find_baseline(file) or _add_baseline(file, arms, resolver)
+    standing = _standing_baseline(file, arms, resolver)
+    baseline = file.baseline or standing
     return Study(
         name=name,
         question=file.question,
         seed=file.seed,
         device=file.device,
         baseline=baseline,
+        standing=standing,
         arms=arms,
         search=file.search,
         confirm=file.confirm,
@@ -196,25 +205,35 @@ def _arm(name: str, over: Mapping[str, Any], file: StudyFile, resolver: Resolver
     return Arm(name, config, spaces)
 
 
-def _find_baseline(file: StudyFile) -> str | None:
-    """The first arm that is plain cross-entropy and otherwise as the file says."""
-    for name, over in file.arms.items():
-        loss = merged({"loss": file.loss}, over)["loss"]
-        if set(over) <= {"loss"} and loss == {"name": "ce"}:
-            return name
-    return None
+def _standing_baseline(file: StudyFile, arms: dict[str, Arm], resolver: Resolver) -> str:
+    """The arm that is plain cross-entropy and otherwise as the file says; added if there is none.
 
-
-def _add_baseline(file: StudyFile, arms: dict[str, Arm], resolver: Resolver) -> str:
-    """The standing baseline as an arm of its own, with the same budget as the others."""
+    An added arm has a search and a budget of its own, like the others.
+    """
+    if not file.dataset:
+        return _plain_arm(arms)
     taken = {arm.casefold() for arm in arms}
     names = ("ce", *(f"ce (baseline{number})" for number in ("", *range(2, len(arms) + 2))))
     name = next(name for name in names if name not in taken)
-    arm = _arm(name, {"loss": {"name": "ce"}}, file, resolver)
+    plain = _arm(name, {"loss": {"name": "ce"}}, file, resolver)
     if resolver.problems:
         raise BadInput(list(dict.fromkeys(resolver.problems)))
-    arms[name] = Arm(arm.name, arm.config, arm.spaces, implicit=True)
+    for arm in arms.values():
+        if (arm.config, arm.spaces) == (plain.config, plain.spaces):
+            return arm.name
+    arms[name] = Arm(plain.name, plain.config, plain.spaces, implicit=True)
     return name
+
+
+def _plain_arm(arms: Mapping[str, Arm]) -> str:
+    """The first arm of plain cross-entropy, where every arm brings its own dataset."""
+    for arm in arms.values():
+        if arm.config["loss"]["name"] == "ce":
+            return arm.name
+    raise BadInput(
+        "arms: plain cross-entropy is the standing baseline of every study; add an arm `ce`, or a "
+        "`dataset` at the top of the file, with which one is added"
+    )
 
 
 def _resolved(

@@ -41,14 +41,19 @@ def judge(state: State, decision: str, with_prior_correction: bool) -> Verdict:
         arrays |= {f"{name}_logits": logits, f"{name}_targets": targets, f"{name}_ids": ids}
     counts = np.maximum(parts.data.class_counts, 0.5)  # a class may be missing from training
     prior = counts / counts.sum()
-    threshold = tuned(arrays["val_targets"], arrays["val_logits"], prior, decision)
+    scores = {
+        name: _decision_scores(arrays[f"{name}_logits"], job.link) for name in ("val", "test")
+    }
+    threshold = tuned(arrays["val_targets"], scores["val"], prior, decision)
     metrics = {
-        **_metrics("test", parts, state, arrays, default_decision(), everything=True),
-        **_metrics("test_tuned", parts, state, arrays, threshold, everything=False),
+        **_metrics("test", parts, state, arrays, scores["test"], default_decision(), True),
+        **_metrics("test_tuned", parts, state, arrays, scores["test"], threshold, False),
     }
     if with_prior_correction:
-        corrected = prior_corrected(prior, arrays["test_logits"])
-        metrics |= _metrics("test_prior_corrected", parts, state, arrays, corrected, True)
+        corrected = prior_corrected(prior, scores["test"])
+        metrics |= _metrics(
+            "test_prior_corrected", parts, state, arrays, scores["test"], corrected, True
+        )
     return Verdict(
         metrics,
         {name: _compact(array) for name, array in arrays.items()},
@@ -61,22 +66,35 @@ def _metrics(
     parts: Parts,
     state: State,
     arrays: dict[str, np.ndarray],
+    scores: np.ndarray,
     decision: Decision,
     everything: bool,
 ) -> dict[str, float]:
-    logits = arrays["test_logits"] - np.asarray(decision.offset)
     names = state.job.metrics
     if not everything:  # a threshold changes decisions, and nothing else
         names = tuple(name for name in names if metric(name).kind == "decision")
     values = evaluate(
         arrays["test_targets"],
-        probabilities(logits, state.job.link),
-        decision.decide(arrays["test_logits"]),
+        probabilities(
+            scores - np.asarray(decision.offset), "sigmoid" if scores.ndim == 1 else "softmax"
+        ),
+        decision.decide(scores),
         class_names=parts.data.dataset.class_names,
         train_class_counts=parts.data.class_counts,
         names=names,
     )
     return {f"{prefix}/{name}": value for name, value in values.items()}
+
+
+def _decision_scores(logits: np.ndarray, link: str) -> np.ndarray:
+    """Logits whose differences between classes are those of log probabilities.
+
+    K outputs under sigmoid are log(p / (1 - p)), from which a log prior must not be taken; their
+    log p is used instead. Everything else is such already.
+    """
+    if link == "sigmoid" and logits.ndim == 2:
+        return -np.logaddexp(0.0, -logits)
+    return logits
 
 
 def _compact(array: np.ndarray) -> np.ndarray:

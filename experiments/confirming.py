@@ -11,9 +11,9 @@ from losslab.experiments.searching import train_all
 def confirm(context: Context, selected: Mapping[str, Mapping[str, Any]]) -> None:
     """Train every arm on the same fresh run seeds and judge it on test, seed by seed.
 
-    `selected` maps an arm to what selection chose. The baseline arm is also judged with the class
-    prior taken out of its logits: cross-entropy with a tuned threshold or with that correction is
-    the standing baseline of every study.
+    `selected` maps an arm to what selection chose. Plain cross-entropy is also judged with the
+    class prior taken out of its logits: cross-entropy with a tuned threshold or with that
+    correction is the standing baseline of every study.
     """
     study, current = context.study, set()
     variants = ["selected", "defaults"] if study.confirm.defaults else ["selected"]
@@ -40,7 +40,7 @@ def confirm(context: Context, selected: Mapping[str, Mapping[str, Any]]) -> None
             training.key: {
                 "outputs": training.file.with_suffix(""),
                 "decision": study.metrics.decision,
-                "prior_corrected": training.arm.name == study.baseline,
+                "prior_corrected": training.arm.name == study.standing,
             }
             for training in trainings
         }

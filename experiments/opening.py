@@ -74,6 +74,7 @@ def _entry(study: Study, device: str) -> dict[str, Any]:
         "direction": study.direction,
         "decision": study.metrics.decision,
         "baseline": study.baseline,
+        "standing": study.standing,
         "arms": {
             name: {
                 "slug": arm.slug,

@@ -30,6 +30,9 @@ from losslab.experiments.schema import Search
 from losslab.experiments.spaces import Choices, Space, Value
 from losslab.randomness import seed_integer
 
+# The share of trials that halving lets pass a rung is one in so many.
+HALVING_FACTOR = 3
+
 STATES = {
     "complete": TrialState.COMPLETE,
     "pruned": TrialState.PRUNED,
@@ -126,7 +129,8 @@ class ArmSearch:
         for params, attributes in zip(asked.params, asked.trial_attributes, strict=True):
             study.add_trial(self._frozen(Told(params, "running", None, {}, attributes)))
         trials = study.get_trials(deepcopy=False)[len(told) :]
-        return Pruning([Trial(study, trial._trial_id) for trial in trials])
+        halving = self.search.pruner == "halving"
+        return Pruning([Trial(study, trial._trial_id) for trial in trials], halving)
 
     def _rebuilt(
         self, told: Sequence[Told], sampler: Any, attributes: Mapping[str, Any]
@@ -215,13 +219,19 @@ class Pruning:
     Trials are addressed by their index in the generation.
     """
 
-    def __init__(self, trials: list[Trial]):
+    def __init__(self, trials: list[Trial], halving: bool):
         self._trials = trials
+        self._halving = halving
+        self._reached = [0] * len(trials)
 
     def report(self, index: int, epoch: int, value: float) -> None:
         """Report the value that a trial reached at a rung."""
         _check_finite(value)
-        self._trials[index].report(value, epoch)
+        # Optuna's halving counts a report as one for every power of its factor below it: only as
+        # such a power does each rung of ours stand for one of its.
+        step = HALVING_FACTOR ** self._reached[index] if self._halving else epoch
+        self._reached[index] += 1
+        self._trials[index].report(value, step)
 
     def should_prune(self, index: int) -> bool:
         """Whether a trial should stop at the rung reported last."""
@@ -310,5 +320,7 @@ def _pruner(search: Search) -> optuna.pruners.BasePruner:
     if search.pruner == "median":
         return optuna.pruners.MedianPruner(n_startup_trials=search.generation)
     if search.pruner == "halving":
-        return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
+        return optuna.pruners.SuccessiveHalvingPruner(
+            min_resource=1, reduction_factor=HALVING_FACTOR
+        )
     return optuna.pruners.NopPruner()

@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from losslab.hyperparameters import Hyperparameter
 
-Value = float | int | str | bool | None
+# Lists are values of choices alone: the widths of a network's layers, say.
+Value = float | int | str | bool | None | list[Any]
 
 
 class Range(BaseModel):

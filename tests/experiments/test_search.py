@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import optuna
 import pytest
 from optuna.storages import JournalStorage
@@ -10,7 +11,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from losslab.experiments.folder import cut_torn_line
-from losslab.experiments.schema import Search
+from losslab.experiments.schema import Search, Select
 from losslab.experiments.search import ArmSearch, Asked, Journal, Told
 from losslab.experiments.spaces import Choices, Range
 
@@ -276,3 +277,28 @@ def test_a_journal_that_cannot_be_read_is_written_anew(tmp_path):
     assert (tmp_path / "journal.log.damaged").exists()
     storage = JournalStorage(JournalFileBackend(str(file)))
     assert len(optuna.load_study(study_name="focal", storage=storage).trials) == 26
+
+
+def test_halving_lets_a_third_pass_each_rung():
+    settings = Search(trials=300, generation=30, pruner="halving", select=Select(best=1, seeds=0))
+    spaces = {"x": Range(low=0, high=1)}
+    search = ArmSearch("arm", spaces, {"x": 0.5}, settings, 0, True)
+    told, passed, asked_in_all = [], [0, 0], 0
+    random = np.random.default_rng(0)
+    for number in range(10):
+        params = [{"x": float(value)} for value in random.random(30)]
+        asked = Asked(number, len(told), params, [{}] * 30, {})
+        pruning = search.pruning(told, asked)
+        alive = list(range(30))
+        asked_in_all += len(alive)
+        for rung, epoch in enumerate((7, 15)):
+            for i in alive:
+                pruning.report(i, epoch, params[i]["x"])
+            alive = [i for i in alive if not pruning.should_prune(i)]
+            passed[rung] += len(alive)
+        for i in range(30):
+            state = "complete" if i in alive else "pruned"
+            value = params[i]["x"] if i in alive else None
+            told.append(Told(params[i], state, value, {7: params[i]["x"]}, pruning.attributes(i)))
+    assert 0.25 < passed[0] / asked_in_all < 0.42
+    assert 0.2 < passed[1] / passed[0] < 0.5
