@@ -138,14 +138,6 @@ def ledger_layout(frames: StudyFrames) -> Layout:
     return Layout(f"ledger-{name}", [*header, "tuned", "flags"], rows, caption + _legend(notes))
 
 
-def terminal_rows(table: pd.DataFrame) -> pd.DataFrame:
-    """The results in a few short columns, for a terminal: one row per line of the table, texts."""
-    layout = results_layout(table, _shown_columns(table)[:2])
-    frame = layout.frame()
-    # no room for a caption: a missing cell stays a dash, its reason is in the table
-    return frame.map(lambda text: text.split(" (", 1)[0] if text.startswith("—") else text)
-
-
 def metric_words(name: str) -> str:
     """A metric's name as one reads it: `recall/3` is `recall, class 3`.
 

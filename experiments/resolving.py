@@ -270,6 +270,12 @@ class Resolver:
         """Any importable nn.Module: what the study gives it is checked against its signature."""
         values, spaces = self._cut_spaces(given, where)
         options = {key: value for key, value in values.items() if key not in ("name", "link")}
+        if not inspect.isclass(loss) and not options:
+            self.problems.append(
+                f"{where}.name: {given['name']} is a {type(loss).__name__}, not a class; name a "
+                f"subclass of torch.nn.Module"
+            )
+            return values, spaces
         model = options_model(loss if inspect.isfunction(loss) else loss.__init__, RUNNER_GIVES)
         self._checked(model, options, spaces, where)
         return values, spaces

@@ -63,8 +63,10 @@ def parser() -> argparse.ArgumentParser:
     listing.add_argument("kind", choices=kinds, metavar="KIND", help=", ".join(kinds))
     listing.add_argument("--json", action="store_true", help="as JSON, for programs")
 
-    show = add("show", _show, "Show one loss: formula, conventions, hyper-parameters, ranges.")
-    show.add_argument("kind", choices=["loss"], metavar="loss", help="the word 'loss'")
+    show = add("show", _show, "Show one loss, dataset or model: formula, conventions, options.")
+    show.add_argument(
+        "kind", choices=["loss", "dataset", "model"], metavar="KIND", help="loss, dataset or model"
+    )
     show.add_argument("name", metavar="NAME", help="a name or a path such as package.module:Name")
 
     run = add(
@@ -121,9 +123,10 @@ def _list(options: argparse.Namespace) -> None:
 
 
 def _show(options: argparse.Namespace) -> None:
-    from losslab.listing import loss_page
+    from losslab.listing import page
 
-    print(loss_page(options.name))
+    sys.path.append(os.getcwd())  # a module in the working folder, as in a study
+    print(page(options.kind, options.name))
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -153,7 +156,7 @@ def _status(options: argparse.Namespace) -> None:
 
 
 def _best(options: argparse.Namespace) -> None:
-    from losslab.inspecting import best
+    from losslab.selected import best
 
     print(best(options.study, options.home, options.arm))
 

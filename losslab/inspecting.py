@@ -1,4 +1,4 @@
-"""Questions to a study folder: how far it is, what was selected, its runs as a table."""
+"""Questions to a study folder: how far it is, its runs as a table, its UI."""
 
 import errno
 import os
@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from losslab.errors import BadInput
 from losslab.experiments.folder import StudyFolder, home_folder, read_json
@@ -56,37 +55,6 @@ def status(study: str, home: str | None) -> str:
             f"  {r['key']} diverged: {r['reason']}" for r in records if r["state"] == "diverged"
         ]
     return "\n".join(lines)
-
-
-def best(study: str, home: str | None, arm: str | None) -> str:
-    """The selected configurations as YAML, then as Python."""
-    import yaml
-
-    folder = study_folder(study, home)
-    entry = read_json(folder.study_file)
-    arms = entry["arms"]
-    if arm is not None and arm not in arms:
-        raise BadInput(f"--arm: no arm is called {arm!r} (arms: {', '.join(arms)})")
-    chosen = {
-        name: read_json(folder.arm(about["slug"]) / "selected.json")
-        for name, about in arms.items()
-        if arm in (None, name)
-    }
-    ready = {name: content for name, content in chosen.items() if content is not None}
-    if not ready:
-        raise BadInput(f"study {entry['study']!r} has selected nothing yet; run it to its end")
-    configs = {
-        name: _configured(arms[name]["config"], content["params"])
-        for name, content in ready.items()
-    }
-    text = ["# Selected on validation; the metric is the mean over search seeds.", "# As YAML:"]
-    for name, content in ready.items():
-        value = "" if content["value"] is None else f"{entry['primary']} {content['value']:.4f}"
-        text.append(f"# {name}: {value} {'; '.join(content['flags'])}".rstrip(" :"))
-    text.append(yaml.safe_dump({"arms": configs}, sort_keys=False, allow_unicode=True))
-    text.append("# As Python:")
-    text += [_python(name, config) for name, config in configs.items()]
-    return "\n".join(text)
 
 
 def export(study: str, home: str | None, frame: str, file: str) -> int:
@@ -145,35 +113,3 @@ def user_interface(home: str | None, port: int) -> tuple[list[str], dict[str, st
 def _free(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) != 0
-
-
-def _configured(config: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
-    from losslab.experiments.spaces import set_path
-
-    result = {section: dict(values) for section, values in config.items()}
-    for path, value in params.items():
-        set_path(result, path, value)
-    return result
-
-
-def _python(name: str, config: dict[str, Any]) -> str:
-    """The selected loss and optimiser as code that runs outside losslab's runner."""
-    loss, training = dict(config["loss"]), config["training"]
-    path, link = loss.pop("name"), loss.pop("link")
-    if loss.get("reduction") == "default":
-        loss.pop("reduction")
-    arguments = "".join(f", {key}={value!r}" for key, value in loss.items())
-    if ":" in path or "." in path:
-        made = f"LOSSES.create({path!r}{arguments})"
-    else:
-        made = f"LOSSES.create({path!r}, link={link!r}, class_counts=class_counts{arguments})"
-    rate, decay = training["learning_rate"], training["weight_decay"]
-    if training["optimizer"] == "sgd":
-        momentum = f", momentum={training['momentum']}"
-        optimiser = f"SGD(model.parameters(), lr={rate!r}{momentum}, weight_decay={decay!r})"
-    else:
-        optimiser = f"AdamW(model.parameters(), lr={rate!r}, weight_decay={decay!r})"
-    return (
-        f"# {name}\nfrom losslab.losses import LOSSES\n\nloss = {made}\n"
-        f"optimizer = torch.optim.{optimiser}\n"
-    )

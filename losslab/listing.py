@@ -43,12 +43,32 @@ def _registry(kind: str) -> Registry:
     return METRICS
 
 
-def loss_page(name: str) -> str:
+def page(kind: str, name: str) -> str:
+    """The page of a loss, a dataset or a model: its documentation, options and ranges."""
+    if kind == "loss":
+        return _loss_page(name)
+    build = _registry(f"{kind}s").get(name)
+    options = [
+        f"  {parameter}"
+        if parameter.default is not parameter.empty
+        else f"  {parameter} (required)"
+        for parameter in inspect.signature(build).parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    ]
+    listed = "Options:\n" + ("\n".join(options) or "  none")
+    return f"{_title(name)}\n\n{inspect.getdoc(build) or '(no documentation)'}\n\n{listed}"
+
+
+def _title(name: str) -> str:
+    return f"{name}\n{'=' * len(name)}"
+
+
+def _loss_page(name: str) -> str:
     """A loss's documentation and its hyper-parameters under each link."""
     from losslab.losses import LOSSES
 
     loss = LOSSES.get(name)
-    parts = [f"{name}\n{'=' * len(name)}", inspect.getdoc(loss) or "(no documentation)"]
+    parts = [_title(name), inspect.getdoc(loss) or "(no documentation)"]
     for link in getattr(loss, "links", ()):
         parts.append(f"Hyper-parameters, link {link}:\n{_declared(loss.declared(link))}")
     return "\n\n".join(parts)

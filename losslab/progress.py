@@ -119,19 +119,21 @@ def run_with_progress(
             observer.bar.stop()
     if quiet:
         return
-    from losslab.analysis.layouts import terminal_rows
+    from losslab.analysis.layouts import results_layout
     from losslab.analysis.tables import results_table
 
     assert frames.folder is not None
     folder = frames.folder
     out = Console(width=None if sys.stdout.isatty() else 160)
     table = Table(title=frames.study["question"] or frames.study["study"])
-    rows = terminal_rows(results_table(frames))
+    layout = results_layout(results_table(frames))
+    rows = layout.frame()
     for column in rows.columns:
         table.add_column(str(column), justify="left" if column == rows.columns[0] else "right")
     for row in rows.itertuples(index=False):
         table.add_row(*(str(cell) for cell in row))
     out.print(table)
+    out.print(layout.caption, style="dim", markup=False, highlight=False)
     out.print(f"tables and figures: {folder / 'report'}", soft_wrap=True, highlight=False)
     where = tracking_uri or f"losslab ui --home {folder.parent}"
     out.print(f"every run, in MLflow: {where}", soft_wrap=True, highlight=False)

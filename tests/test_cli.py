@@ -206,21 +206,21 @@ def test_the_home_can_come_from_the_environment(told, home, monkeypatch):
     assert told("status", "small").startswith("small: ")
 
 
-def test_bests_yaml_can_be_pasted_into_a_study_file(told, home, tmp_path):
+def test_bests_yaml_is_a_study_of_the_selected_configurations(told, home, tmp_path):
     text = told("best", "small", "--home", home)
     pasted, python = text.split("# As Python:")
     arms = yaml.safe_load(pasted)["arms"]
-    assert set(arms) == set(STUDY["arms"])
+    assert set(STUDY["arms"]) <= set(arms)
     file = tmp_path / "again.yaml"
-    file.write_text(pasted + "dataset: clusters\n")
+    file.write_text(pasted)
     study = load_study(file)
+    assert set(study.arms) == set(arms)  # the standing baseline is recognised, not added again
+    before = load_study(STUDY)
+    assert (study.baseline, study.standing) == (before.baseline, before.standing)
     for name, arm in study.arms.items():
-        if arm.implicit:
-            continue
         chosen = json.loads((home / "small" / "arms" / name / "selected.json").read_text())
         assert arm.spaces == {}
-        configured = load_study(STUDY).arms[name].configure(chosen["params"])
-        assert arm.config == configured
+        assert arm.config == before.arms[name].configure(chosen["params"])
     assert "average_precision 0." in pasted
     assert "import" in python
 
@@ -228,25 +228,29 @@ def test_bests_yaml_can_be_pasted_into_a_study_file(told, home, tmp_path):
 def test_bests_python_builds_the_selected_loss_and_optimiser(told, home):
     import torch
 
+    code = told("best", "small", "--home", home).split("# As Python:")[1]
+    functions = {}
+    exec(code, functions)
     for name in STUDY["arms"]:
         chosen = json.loads((home / "small" / "arms" / name / "selected.json").read_text())
-        text = told("best", "small", "--home", home, "--arm", name)
-        assert f"# {name}\n" in text
-        code = text.split("# As Python:")[1]
         model = torch.nn.Linear(3, 1)
-        names = {"torch": torch, "model": model, "class_counts": torch.tensor([80, 20])}
-        exec(code, names)
+        loss, optimizer = functions[f"make_{name}"](model, torch.tensor([80, 20]))
         logits = model(torch.ones(5, 3)).squeeze(-1)
-        value = names["loss"](logits, torch.tensor([0.0, 1, 0, 0, 1]))
+        value = loss(logits, torch.tensor([0.0, 1, 0, 0, 1]))
         assert value.ndim == 0
         value.backward()
-        (group,) = names["optimizer"].param_groups
+        (group,) = optimizer.param_groups
         params = chosen["params"]
         assert group["lr"] == params["training.learning_rate"]
         assert group["weight_decay"] == params["training.weight_decay"]
-        assert isinstance(names["optimizer"], torch.optim.SGD) == (name == "sgd")
+        assert isinstance(optimizer, torch.optim.SGD) == (name == "sgd")
         if name == "focal":
-            assert float(names["loss"].gamma) == params["loss.gamma"]
+            assert float(loss.gamma) == params["loss.gamma"]
+
+
+def test_show_tells_a_datasets_and_a_models_options(told):
+    assert "imbalance_factor: float = 20" in told("show", "dataset", "digits")
+    assert "hidden" in told("show", "model", "mlp")
 
 
 def test_report_and_export_write_files(told, home, tmp_path):

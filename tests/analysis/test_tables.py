@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from losslab.analysis.layouts import ledger_layout, results_layout, terminal_rows
+from losslab.analysis.layouts import ledger_layout, results_layout
 from losslab.analysis.sweeps import published, sweep_table, swept_parameters
 from losslab.analysis.tables import direction, results_table
 from losslab.analysis.typeset import to_csv, to_markdown
@@ -105,7 +105,7 @@ def test_unfinished_single_arm_and_single_seed(study, options, arms):
     table = results_table(frames)
     assert table["half_width"].isna().all()
     assert (table["missing"] != "").all()
-    assert not terminal_rows(table).empty
+    assert not results_layout(table).frame().empty
     assert not ledger_layout(frames).frame().empty
 
 

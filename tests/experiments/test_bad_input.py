@@ -165,7 +165,7 @@ CASES = [
      ["training.judge: cannot be searched"]),
     (inside("dataset", overlap={"low": 0.1, "high": 0.2}), ["dataset.overlap: a dataset's options "
      "cannot be searched"]),
-    (inside("model", hidden={"choices": [[4], [8]]}), ["2 mistakes:", "model.hidden.choices.0: "]),
+    (inside("model", hidden={"choices": [[4], ["wide"]]}), ["model.hidden", "'wide'"]),
     # budgets
     (inside("search", trials=0), ["search.trials: must be greater than or equal to 1, got 0"]),
     (inside("search", generation=True), ["search.generation: must be a number, got true"]),

@@ -1,0 +1,129 @@
+"""The selected configurations of a study: as a study file that loads, and as Python that runs."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from losslab.errors import BadInput
+from losslab.experiments.folder import read_json
+from losslab.experiments.schema import ARM_SECTIONS
+from losslab.experiments.spaces import set_path
+from losslab.inspecting import study_folder
+
+
+def best(study: str, home: str | None, arm: str | None) -> str:
+    """What was selected, as YAML and as Python; of one arm, or of all that have got so far."""
+    folder = study_folder(study, home)
+    entry = read_json(folder.study_file)
+    arms = entry["arms"]
+    if arm is not None and arm not in arms:
+        raise BadInput(f"--arm: no arm is called {arm!r} (arms: {', '.join(arms)})")
+    chosen = {
+        name: read_json(folder.arm(about["slug"]) / "selected.json")
+        for name, about in arms.items()
+        if arm in (None, name)
+    }
+    ready = {name: content for name, content in chosen.items() if content is not None}
+    if not ready:
+        raise BadInput(f"study {entry['study']!r} has selected nothing yet; run it to its end")
+    configs = {
+        name: _configured(arms[name]["config"], content["params"])
+        for name, content in ready.items()
+    }
+    lines = [f"# Selected by {entry['study']}, on validation (mean over search seeds)."]
+    for name, content in ready.items():
+        value = "" if content["value"] is None else f"{entry['primary']} {content['value']:.4f}"
+        lines.append(f"# {name}: {value} {'; '.join(content['flags'])}".rstrip(" :"))
+    file = _study_file(entry, configs)
+    lines += ["# As YAML, a study of its own:", _yaml(file), "# As Python:", _python(configs)]
+    return "\n".join(lines)
+
+
+def _study_file(entry: Mapping[str, Any], configs: Mapping[str, Any]) -> dict[str, Any]:
+    """A study file in which everything that was searched is fixed; arms hold what differs."""
+    names = list(configs)
+    common = configs[entry["standing"] if entry["standing"] in configs else names[0]]
+    arms = {}
+    for name, config in configs.items():
+        arms[name] = {"loss": _plain(config["loss"])}
+        for section in ARM_SECTIONS[:-1]:
+            other = config[section].get("name") != common[section].get("name")
+            different = {
+                key: value
+                for key, value in config[section].items()
+                if other or common[section].get(key) != value
+            }
+            if different:
+                arms[name][section] = _plain(different) if other else different
+    file = {
+        "study": f"{entry['study']}_selected",
+        "seed": entry["resolved"]["seed"],
+        **{section: _plain(common[section]) for section in ARM_SECTIONS[:-1]},
+        "arms": arms,
+        "search": {"trials": 1, "select": {"best": 1, "seeds": 0}},
+        "confirm": {**entry["resolved"]["confirm"], "defaults": False},
+        "metrics": entry["resolved"]["metrics"],
+    }
+    if entry["baseline"] in configs:
+        file["baseline"] = entry["baseline"]
+    return file
+
+
+def _plain(section: Mapping[str, Any]) -> dict[str, Any]:
+    """A section without what is a default everywhere: nothing, and the task's reduction."""
+    return {
+        key: value
+        for key, value in section.items()
+        if value is not None and not (key == "reduction" and value == "default")
+    }
+
+
+def _yaml(content: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True)
+
+
+def _configured(config: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+    result = {section: dict(values) for section, values in config.items()}
+    for path, value in params.items():
+        set_path(result, path, value)
+    return result
+
+
+def _python(configs: Mapping[str, Any]) -> str:
+    """One function an arm, which makes its loss and optimiser for use outside losslab's runner."""
+    parts = [
+        "import torch\nfrom losslab.losses import LOSSES\n\n"
+        "# class_counts: the training examples of each class; model: your network. Modules of\n"
+        "# your own (my_loss.py) must be importable from where this runs.\n"
+    ]
+    parts += [_function(name, config) for name, config in configs.items()]
+    return "\n".join(parts)
+
+
+def _function(name: str, config: Mapping[str, Any]) -> str:
+    loss, training, model = dict(config["loss"]), config["training"], config["model"]
+    path, link = loss.pop("name"), loss.pop("link")
+    arguments = "".join(f", {key}={value!r}" for key, value in _plain(loss).items())
+    if ":" not in path and "." not in path:
+        arguments = f", link={link!r}, class_counts=class_counts{arguments}"
+    rate, decay = training["learning_rate"], training["weight_decay"]
+    momentum = f", momentum={training['momentum']}" if training["optimizer"] == "sgd" else ""
+    optimizer = "SGD" if momentum else "AdamW"
+    about = {key: value for key, value in {**model, **training}.items() if value is not None}
+    rest = ", ".join(
+        f"{key} {about[key]}"
+        for key in about
+        if key not in ("learning_rate", "weight_decay", "momentum", "optimizer")
+    )
+    identifier = "make_" + re.sub(r"\W", "_", name, flags=re.ASCII)
+    return (
+        f"def {identifier}(model, class_counts):\n"
+        f"    # trained with: {rest}\n"
+        f"    loss = LOSSES.create({path!r}{arguments})\n"
+        f"    optimizer = torch.optim.{optimizer}(\n"
+        f"        model.parameters(), lr={rate!r}{momentum}, weight_decay={decay!r}\n"
+        f"    )\n"
+        f"    return loss, optimizer\n"
+    )
