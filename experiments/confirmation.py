@@ -7,7 +7,6 @@ import numpy as np
 from losslab.experiments.data import held_out
 from losslab.experiments.decisions import Decision, default_decision, prior_corrected, tuned
 from losslab.experiments.metrics import evaluate, metric
-from losslab.experiments.tasks.base import probabilities
 from losslab.experiments.training import Parts, State, logits_and_targets, prepare
 
 
@@ -75,9 +74,7 @@ def _metrics(
         names = tuple(name for name in names if metric(name).kind == "decision")
     values = evaluate(
         arrays["test_targets"],
-        probabilities(
-            scores - np.asarray(decision.offset), "sigmoid" if scores.ndim == 1 else "softmax"
-        ),
+        decision.probabilities(scores),
         decision.decide(scores),
         class_names=parts.data.dataset.class_names,
         train_class_counts=parts.data.class_counts,

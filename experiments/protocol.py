@@ -16,7 +16,7 @@ from losslab.experiments.folder import StudyFolder, home_folder
 from losslab.experiments.observing import Observer
 from losslab.experiments.opening import open_study, resolve_device
 from losslab.experiments.preflight import preflight
-from losslab.experiments.search import Journal, check_sampler
+from losslab.experiments.search import Journal, check_sampler_packages
 from losslab.experiments.searching import search_arm
 from losslab.experiments.tracking import Tracker, local_store
 
@@ -49,7 +49,7 @@ def run_study(
 
     observer = observer or Observer()
     study = load_study(source, overrides)
-    check_sampler(study.search)
+    check_sampler_packages(study.search)
     device = resolve_device(study.device)
     preflight(study, device)
     folder = StudyFolder(home_folder(home), study.name)

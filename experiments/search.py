@@ -243,7 +243,7 @@ class Pruning:
         return dict(trial.storage.get_trial(trial._trial_id).system_attrs)
 
 
-def check_sampler(search: Search) -> None:
+def check_sampler_packages(search: Search) -> None:
     """Raise `BadInput` if the sampler lacks a package; Optuna would fail in mid-study."""
     needed = {"cma-es": ["cmaes"], "gp": ["torch", "scipy"]}.get(search.sampler, [])
     missing = [package for package in needed if importlib.util.find_spec(package) is None]

@@ -22,7 +22,7 @@ from losslab.experiments.observing import Observer
 from losslab.experiments.opening import resolve_device
 from losslab.experiments.preflight import estimate, preflight
 from losslab.experiments.protocol import run_study
-from losslab.experiments.search import check_sampler
+from losslab.experiments.search import check_sampler_packages
 
 
 class ShowProgress(Observer):
@@ -142,7 +142,7 @@ def run_with_progress(
 def dry_run(source: str, overrides: Sequence[str], home: str | None, workers: int | None) -> str:
     """What a study would do: arms, trials, runs, time and disk; one epoch of each arm is timed."""
     study = load_study(source, overrides)
-    check_sampler(study.search)
+    check_sampler_packages(study.search)
     device = resolve_device(study.device)
     preflight(study, device)
     workers = workers or usable_cores()
