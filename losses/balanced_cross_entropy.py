@@ -6,7 +6,8 @@ from torch import Tensor
 
 from losslab.hyperparameters import Hyperparameter
 from losslab.losses.class_balanced import ClassBalancedLoss
-from losslab.losses.closed_form import focal, margin
+from losslab.losses.closed_form import focal, focal_total, margin
+from losslab.losses.identity import Identity
 
 
 class BalancedCrossEntropy(ClassBalancedLoss):
@@ -45,6 +46,19 @@ class BalancedCrossEntropy(ClassBalancedLoss):
         ),
     }
 
+    formula = "L = -w_t log p_t"
+    citation = (
+        "Lin, Goyal, Girshick, He, Dollár, Focal Loss for Dense Object Detection, ICCV 2017, eq. 3"
+    )
+    soft_targets = "mixture"
+    second_order = True
+    identities = (
+        Identity(
+            "alpha 1/2 is half the cross-entropy", {"alpha": 0.5}, "ce", {}, ("sigmoid",), 0.5
+        ),
+        Identity("a = 0 is cross-entropy", {"a": 0}, "ce", {}, ("softmax",)),
+    )
+
     @classmethod
     def needs_class_counts(cls, link: str, values: dict[str, float]) -> bool:
         """True under softmax.
@@ -53,6 +67,10 @@ class BalancedCrossEntropy(ClassBalancedLoss):
         True
         """
         return link == "softmax"
+
+    def fused(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, int, float] | None:
+        """The sum in one pass, on plain CPU tensors."""
+        return focal_total(logits, targets, None, self.alpha, self.ignore_index)
 
     def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
         """alpha_t (-log p_t) under sigmoid; -log p_t under softmax, weighted by the base."""

@@ -4,26 +4,32 @@ A subclass writes `elementwise`, one differentiable value per element; see docs/
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from losslab.errors import BadInput
 from losslab.hyperparameters import Hyperparameter, check_values
+from losslab.losses.arguments import choice_problem, class_vector, ignore_problems
 from losslab.losses.closed_form import compute_dtype, is_plain
-from losslab.losses.reduction import REDUCTIONS, reduce
-from losslab.losses.weighting import class_weights_from_counts as class_weights_from_counts
-from losslab.registry import nearest
+from losslab.losses.identity import Identity
+from losslab.losses.reduction import REDUCTIONS, TOTALS, reduce, reduce_total
+from losslab.losses.shapes import check_shapes, kept_elements
+from losslab.losses.weighting import over_classes
 
 
 class Loss(nn.Module):
     """Base of all losses: logits and targets in, one reduced value out.
 
-    Arguments: `link` "sigmoid" or "softmax"; `reduction` (see `forward`); `class_counts` (C,)
-    training examples per class; `class_weights` (C,) fixed factors >= 0, per target class under
-    softmax and per column (dimension 1) under sigmoid; `ignore_index` the target value that is left
-    out, or None; and the loss's own hyper-parameters by name. Raises `BadInput` with every mistake.
+    Arguments: `link` "sigmoid", "softmax" or "identity" (regression: no link function);
+    `reduction` (see `forward`); `class_counts` (C,) training examples per class; `class_weights`
+    (C,) fixed factors >= 0, per target class under softmax and per column (dimension 1) under
+    sigmoid; `ignore_index` the target value that is left out, or None; and the loss's own
+    hyper-parameters by name. Raises `BadInput` with every mistake.
+
+    Under sigmoid two class counts are those of the negatives and positives of one binary output,
+    whatever the shape of the logits; more are one per column.
 
     Hyper-parameters are 0-dimensional float64 buffers outside the state dict: dtype casts leave
     them alone, device moves take them along, and `torch.func.functional_call` can replace them.
@@ -41,13 +47,30 @@ class Loss(nn.Module):
 
     hyperparameters: ClassVar[dict[str, Hyperparameter]] = {}
     links: ClassVar[tuple[str, ...]] = ("sigmoid", "softmax")
+    reductions: ClassVar[tuple[str, ...]] = REDUCTIONS
     #: Hyper-parameters that exist under one link only, as {name: link}.
     only_under: ClassVar[dict[str, str]] = {}
+    #: Constructor arguments that set shapes or code paths; losses that differ in one never stack.
+    structural: ClassVar[tuple[str, ...]] = ()
     #: Whether `elementwise` takes half-precision logits as they are and upcasts by itself.
     upcasts: ClassVar[bool] = False
 
+    # What a loss says of itself; its page prints it and `losslab check` holds it to it.
+    formula: ClassVar[str] = ""
+    citation: ClassVar[str] = ""
+    #: "mixture" (y L(1) + (1-y) L(0)), "hard" (0 and 1 only), or what else is made of soft ones.
+    soft_targets: ClassVar[str] = ""
+    #: Whether second derivatives are right.
+    second_order: ClassVar[bool] = False
+    #: Whether the logits it trains lack the prior: argmax of the raw logits is then balanced.
+    prior_shifted: ClassVar[bool] = False
+    #: The last layer it is made for: "linear", or "cosine" (normalised features and weights).
+    head: ClassVar[str] = "linear"
+    identities: ClassVar[tuple[Identity, ...]] = ()
+
     class_counts: Tensor | None
     class_weights: Tensor | None
+    progress: Tensor
 
     def __init__(
         self,
@@ -63,30 +86,35 @@ class Loss(nn.Module):
         owner, cls = type(self).__name__, type(self)
         problems: list[str] = []
         values: dict[str, float] = {}
-        if link not in cls.links:
-            problems.append(f"{owner}: {_choice('link', link, cls.links)}")
-        if reduction not in REDUCTIONS:
-            problems.append(f"{owner}: {_choice('reduction', reduction, REDUCTIONS)}")
+        for what, given, known in (
+            ("link", link, cls.links),
+            ("reduction", reduction, cls.reductions),
+        ):
+            if problem := choice_problem(what, given, known):
+                problems.append(f"{owner}: {problem}")
         try:
             declared = cls.declared(link) if link in cls.links else cls.hyperparameters
             values = check_values(owner, declared, hyperparameters)
         except BadInput as error:
             problems += error.problems
-        problems += _ignore_problems(owner, link, ignore_index)
-        counts = _vector(owner, "class_counts", class_counts, problems)
-        weights = _vector(owner, "class_weights", class_weights, problems)
+        wrong = ignore_problems(link, ignore_index)
+        counts = class_vector("class_counts", class_counts, wrong)
+        weights = class_vector("class_weights", class_weights, wrong)
+        problems += [f"{owner}: {problem}" for problem in wrong]
         if class_counts is None and link in cls.links and cls.needs_class_counts(link, values):
             problems.append(
                 f"{owner}: class_counts is missing; under link={link!r} with these "
-                f"hyper-parameters the weights are made of them"
+                f"hyper-parameters the loss is made of them"
             )
         if problems:
             raise BadInput(problems)
-        self.link, self.reduction, self.ignore_index = link, reduction, ignore_index
+        self.link, self.reduction = link, reduction
+        self.ignore_index = None if link == "identity" else ignore_index
         for name, value in values.items():
             self.register_buffer(name, torch.tensor(value, dtype=torch.float64), persistent=False)
         self.register_buffer("class_counts", counts, persistent=False)
         self.register_buffer("class_weights", weights, persistent=False)
+        self.register_buffer("progress", torch.zeros((), dtype=torch.float64), persistent=False)
         self._names = tuple(values)
 
     @classmethod
@@ -98,8 +126,8 @@ class Loss(nn.Module):
         >>> Loss.declared("softmax")
         {}
         """
-        if link not in cls.links:
-            raise BadInput(f"{cls.__name__}: {_choice('link', link, cls.links)}")
+        if problem := choice_problem("link", link, cls.links):
+            raise BadInput(f"{cls.__name__}: {problem}")
         return {
             name: entry
             for name, entry in cls.hyperparameters.items()
@@ -115,14 +143,50 @@ class Loss(nn.Module):
         """
         return False
 
+    @classmethod
+    def last_change(cls, values: dict[str, float]) -> float:
+        """The fraction of a training after which the loss changes no more; 0 without a schedule.
+
+        >>> Loss.last_change({})
+        0.0
+        """
+        return 0.0
+
+    def set_progress(self, fraction: float) -> None:
+        """Say how much of the training is done, from 0 to 1: what a schedule reads.
+
+        The runner calls it before every step; in a loop of your own, so do you. The loss reads
+        `self.progress`, a 0-dimensional tensor.
+        """
+        self.progress.fill_(fraction)
+
     def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Loss per element, unreduced: the one method that a subclass writes.
 
         Sigmoid: `targets` in [0, 1], floating, of the shape of `logits`. Softmax: `logits`
-        (N, C, ...), integer `targets` (N, ...) in [0, C). Returns the shape of `targets`. Ignored
-        elements come with logit 0 and target 0, and what is returned for them is not used.
+        (N, C, ...), integer `targets` (N, ...) in [0, C). Identity: `targets` of the shape of the
+        predictions. Returns the shape of `targets`. Ignored elements come with logit 0 and target
+        0, and what is returned for them is not used.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define elementwise")
+
+    def observe(self, logits: Tensor, targets: Tensor, kept: Tensor) -> None:
+        """Update the loss's state from a batch, in place; called in training mode, without grad.
+
+        Called before `elementwise`, with its arguments and the mask `kept` (the shape of `targets`)
+        of the elements that are not ignored. State lives in persistent buffers, int64 or float64.
+        """
+
+    def selected(self, values: Tensor, targets: Tensor, kept: Tensor) -> Tensor | None:
+        """Mask of the elements that a loss which mines or samples keeps; the others are ignored.
+
+        `values` (unweighted, detached), `targets` and `kept` have one shape, and so has the mask.
+        """
+        return None
+
+    def batch_weights(self, logits: Tensor, targets: Tensor, kept: Tensor) -> Tensor | None:
+        """Detached factors, of the shape of `targets`, that depend on the whole batch."""
+        return None
 
     def element_weights(self, targets: Tensor) -> Tensor | None:
         """Weights that `elementwise` has multiplied in already; `weight_sum` divides by them."""
@@ -132,12 +196,20 @@ class Loss(nn.Module):
         """Class weights (C,) that come from hyper-parameters; the base multiplies them in."""
         return None
 
+    def fused(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, int, float] | None:
+        """Sum of the loss, number of elements and sum of targets in one pass, where there is a way.
+
+        None leads to `elementwise`. Called under sigmoid without class weights.
+        """
+        return None
+
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The loss of a batch, reduced.
 
         Sigmoid: `logits` of any shape, `targets` of that shape in [0, 1]. Softmax: `logits`
-        (N, C, ...) with C >= 2 and integer `targets` (N, ...). Where no element is left the loss
-        is 0 with gradient 0. Computed in float32, in float64 for float64 logits.
+        (N, C, ...) with C >= 2 and integer `targets` (N, ...). Identity: predictions and floating
+        targets of one shape. Where no element is left the loss is 0 with gradient 0. Computed in
+        float32, in float64 for float64 logits.
 
         Reductions: `none`; `sum`; `mean` divides by the elements that are not ignored;
         `positives` by the positives, at least 1 (sigmoid: the sum of the targets; softmax: targets
@@ -150,44 +222,72 @@ class Loss(nn.Module):
         >>> CrossEntropy(reduction="sum")(torch.zeros(3), torch.tensor([0, 1, -100]))
         tensor(1.3863)
         """
-        self._check(logits, targets)
-        dtype = compute_dtype(logits.dtype)
-        kept = self._kept(logits, targets)
+        check_shapes(self, logits, targets)
+        if self.link == "sigmoid" and self.class_weights is None and self.reduction in TOTALS:
+            total = self.fused(logits, targets)
+            if total is not None:
+                return reduce_total(self.reduction, *total)
+        kept = kept_elements(self, logits, targets)
         if kept is not None:
             # Before the non-linear part: a product afterwards would make nan of inf * 0.
             targets = torch.where(kept, targets, 0)
             logits = torch.where(kept if self.link == "sigmoid" else kept.unsqueeze(1), logits, 0)
-        softmax = self.link == "softmax"
-        targets = targets.long() if softmax else targets.to(dtype)
-        values = self.elementwise(logits if self.upcasts else logits.to(dtype), targets)
+        dtype = compute_dtype(logits.dtype)
+        targets = targets.long() if self.link == "softmax" else targets.to(dtype)
+        if not self.upcasts:
+            logits = logits.to(dtype)
+        return self.reduced(logits, targets, kept, dtype)
+
+    def reduced(
+        self, logits: Tensor, targets: Tensor, kept: Tensor | None, dtype: torch.dtype
+    ) -> Tensor:
+        """From clean logits and targets to the loss; `kept` None keeps all. See `forward`."""
+        mask = self._watch(logits, targets, kept)
+        values = self.elementwise(logits, targets)
         if values.shape != targets.shape:
             raise BadInput(
                 f"{type(self).__name__}.elementwise returned shape {tuple(values.shape)}; "
                 f"expected one value per target, {tuple(targets.shape)}"
             )
         values = values.to(dtype)
-        weights = self._weights(logits, targets, dtype)
-        if weights is not None:
-            values = values * weights
+        factor = None
+        if mask is not None:
+            with torch.no_grad():
+                chosen = self.selected(values.detach(), targets, mask)
+                factor = self.batch_weights(logits.detach(), targets, mask)
+            kept = kept if chosen is None else chosen & mask
+        weights = self._class_factors(logits, targets, dtype)
+        for each in (weights, factor):
+            if each is not None:
+                values = values * each.to(dtype)
+        positive: Tensor = targets != 0 if self.link == "softmax" else targets
         if kept is not None:
             values = torch.where(kept, values, 0)
+            positive = torch.where(kept, positive, 0)
         inner = self.element_weights(targets) if self.reduction == "weight_sum" else None
-        return reduce(
-            values, self.reduction, targets != 0 if softmax else targets, (weights, inner), kept
-        )
+        return reduce(values, self.reduction, positive, (weights, inner, factor), kept)
 
     @property
     def hyperparameter_values(self) -> dict[str, float]:
         """The hyper-parameters as plain numbers, by name."""
         return {name: getattr(self, name).item() for name in self._names}
 
+    @property
+    def columns(self) -> int | None:
+        """Binary outputs under sigmoid: 1 where class counts tell of two classes, None unknown."""
+        if self.class_counts is None:
+            return None
+        classes = self.class_counts.shape[-1]
+        return 1 if classes == 2 else classes
+
     def extra_repr(self) -> str:
-        """Link, reduction and hyper-parameters, for `repr`."""
+        """Link, reduction, structural options and hyper-parameters, for `repr`."""
         told = [f"link={self.link!r}", f"reduction={self.reduction!r}"]
+        told += [f"{name}={getattr(self, name)!r}" for name in self.structural]
         for name in self._names:
             value = getattr(self, name)
             told.append(f"{name}={value.item():g}" if is_plain(value) else f"{name}={value}")
-        if self.ignore_index != -100:
+        if self.link != "identity" and self.ignore_index != -100:
             told.append(f"ignore_index={self.ignore_index}")
         return ", ".join(told)
 
@@ -206,101 +306,20 @@ class Loss(nn.Module):
                 self._buffers[name] = buffer.to(moved.device)
         return self
 
-    def _check(self, logits: Tensor, targets: Tensor) -> None:
-        owner = f"{type(self).__name__}(link={self.link!r})"
-        given = f"got logits {tuple(logits.shape)} and targets {tuple(targets.shape)}"
-        if not logits.is_floating_point():
-            raise BadInput(f"{owner} expects floating-point logits, got {logits.dtype}")
-        if self.link == "sigmoid":
-            if logits.shape != targets.shape:
-                raise BadInput(f"{owner} expects targets of the shape of the logits; {given}")
-            if self.class_weights is not None:
-                columns = logits.shape[1] if logits.ndim > 1 else 1
-                self._check_length("class_weights", self.class_weights, columns)
-            return
-        if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
-            raise BadInput(f"{owner} expects integer class indices, got {targets.dtype} targets")
-        if logits.ndim < 2 or targets.shape != logits.shape[:1] + logits.shape[2:]:
-            raise BadInput(f"{owner} expects logits (N, C, ...) and targets (N, ...); {given}")
-        if logits.shape[1] < 2:
-            raise BadInput(
-                f"{owner} needs at least two classes in dimension 1; {given} "
-                f"(one logit per example: use link='sigmoid')"
-            )
-        for name in ("class_counts", "class_weights"):
-            self._check_length(name, getattr(self, name), logits.shape[1])
-
-    def _check_length(self, name: str, vector: Tensor | None, classes: int) -> None:
-        if vector is not None and vector.shape[-1] != classes:
-            raise BadInput(
-                f"{type(self).__name__}: {name} has {vector.shape[-1]} entries, "
-                f"but the logits have {classes} classes"
-            )
-
-    def _kept(self, logits: Tensor, targets: Tensor) -> Tensor | None:
-        """Mask of the elements that count, or None for all; looks at values only where it may."""
-        if not is_plain(logits, targets):
-            return None if self.ignore_index is None else targets != self.ignore_index
-        if targets.numel() == 0:
+    def _watch(self, logits: Tensor, targets: Tensor, kept: Tensor | None) -> Tensor | None:
+        """Let a loss that looks at whole batches see this one; the mask it needs, else None."""
+        hooks = ("observe", "selected", "batch_weights")
+        if all(getattr(type(self), hook) is getattr(Loss, hook) for hook in hooks):
             return None
-        largest = 1 if self.link == "sigmoid" else logits.shape[1] - 1
-        low, high = (bound.item() for bound in torch.aminmax(targets))
-        in_range = low >= 0 and high <= largest  # false for nan
-        if self.ignore_index is None or (in_range and not low <= self.ignore_index <= high):
-            kept = None
-        else:
-            kept = targets != self.ignore_index
-        if not in_range:
-            wrong = ~((targets >= 0) & (targets <= largest))
-            wrong = wrong if kept is None else wrong & kept
-            if wrong.any():
-                kind = "targets" if self.link == "sigmoid" else "class indices"
-                raise BadInput(
-                    f"{type(self).__name__}(link={self.link!r}) expects {kind} from 0 to {largest} "
-                    f"or ignore_index={self.ignore_index}, got {targets[wrong][0].item()}"
-                )
-        return kept
+        mask = torch.ones_like(targets, dtype=torch.bool) if kept is None else kept
+        if self.training:
+            with torch.no_grad():
+                self.observe(logits.detach(), targets, mask)
+        return mask
 
-    def _weights(self, logits: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor | None:
+    def _class_factors(self, logits: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor | None:
         parts = [w for w in (self.class_weights, self.class_weighting()) if w is not None]
-        if not parts:
+        if not parts or self.link == "identity":
             return None
         vector = (parts[0] if len(parts) == 1 else parts[0] * parts[1]).to(dtype)
-        if self.link == "softmax":
-            return vector[targets]
-        return vector.reshape(-1, *[1] * (logits.ndim - 2)) if logits.ndim > 1 else vector
-
-
-def _choice(what: str, given: Any, known: Sequence[str]) -> str:
-    hint = nearest(str(given), known)
-    return f"unknown {what} {given!r}{hint} (known: {', '.join(known)})"
-
-
-def _ignore_problems(owner: str, link: str, ignore_index: Any) -> list[str]:
-    if ignore_index is None:
-        return []
-    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
-        return [f"{owner}: ignore_index must be a whole number or None, got {ignore_index!r}"]
-    if link == "sigmoid" and ignore_index in (0, 1):
-        return [f"{owner}: ignore_index={ignore_index} would ignore one of the two classes"]
-    return []
-
-
-def _vector(owner: str, name: str, given: Any, problems: list[str]) -> Tensor | None:
-    if given is None:
-        return None
-    try:
-        # float64 from the start: a list of floats would pass through float32. Copied, since the
-        # caller's tensor may change later.
-        exact = None if name == "class_counts" else torch.float64
-        vector = torch.as_tensor(given, dtype=exact).detach().clone()
-    except (TypeError, ValueError, RuntimeError):
-        problems.append(f"{owner}: {name} must be a list of numbers, got {given!r}")
-        return None
-    if vector.ndim != 1 or vector.numel() == 0:
-        problems.append(f"{owner}: {name} must have shape (C,), got {tuple(vector.shape)}")
-    elif not (torch.isfinite(vector) & (vector >= 0)).all() or not (vector > 0).any():
-        problems.append(f"{owner}: {name} must be finite, >= 0 and not all 0, got {given}")
-    elif name == "class_counts" and not torch.equal(vector.to(torch.int64).to(vector), vector):
-        problems.append(f"{owner}: class_counts must be whole numbers, got {given}")
-    return vector.to(torch.int64 if name == "class_counts" else torch.float64)
+        return vector[targets] if self.link == "softmax" else over_classes(vector, logits)

@@ -3,7 +3,8 @@
 from torch import Tensor
 
 from losslab.losses.base import Loss
-from losslab.losses.closed_form import focal, margin
+from losslab.losses.closed_form import focal, focal_total, margin
+from losslab.losses.identity import Identity
 
 
 class CrossEntropy(Loss):
@@ -20,6 +21,15 @@ class CrossEntropy(Loss):
     """
 
     upcasts = True
+    formula = "L = -log p_t"
+    citation = "Good, Rational Decisions, JRSS B 14(1), 1952 (the logarithmic score)"
+    soft_targets = "mixture"
+    second_order = True
+    identities = (Identity("two-class softmax is sigmoid", {}, "ce", two_class=True),)
+
+    def fused(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, int, float] | None:
+        """The sum in one pass, on plain CPU tensors."""
+        return focal_total(logits, targets, None, None, self.ignore_index)
 
     def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
         """-log p_t per element."""

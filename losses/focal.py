@@ -9,9 +9,11 @@ from torch.nn import functional as F
 from losslab.hyperparameters import Hyperparameter
 from losslab.losses.base import Loss
 from losslab.losses.class_balanced import ClassBalancedLoss
-from losslab.losses.closed_form import focal, margin
+from losslab.losses.closed_form import focal, focal_total, margin
+from losslab.losses.identity import Identity
 from losslab.losses.weighting import alpha_t
 
+_CITATION = "Lin, Goyal, Girshick, He, Dollár, Focal Loss for Dense Object Detection, ICCV 2017"
 _ALPHA = Hyperparameter(
     0.25,
     low=0.05,
@@ -57,6 +59,37 @@ class Focal(ClassBalancedLoss):
             minimum=0.0,
         ),
     }
+    formula = "L = w_t (1 - p_t)^gamma (-log p_t)"
+    citation = _CITATION + ", eq. 4 and 5"
+    soft_targets = "mixture"
+    second_order = True
+    identities = (
+        Identity(
+            "gamma 0, alpha 1/2 is half the cross-entropy",
+            {"gamma": 0, "alpha": 0.5},
+            "ce",
+            {},
+            ("sigmoid",),
+            0.5,
+        ),
+        Identity(
+            "gamma 0 is balanced cross-entropy",
+            {"gamma": 0, "alpha": 0.3},
+            "balanced_ce",
+            {"alpha": 0.3},
+            ("sigmoid",),
+        ),
+        Identity("gamma 0, a = 0 is cross-entropy", {"gamma": 0, "a": 0}, "ce", {}, ("softmax",)),
+        Identity(
+            "two-class softmax is twice the sigmoid form at alpha 1/2",
+            {"gamma": 1.5, "a": 0},
+            "focal",
+            {"gamma": 1.5, "alpha": 0.5},
+            ("softmax",),
+            2.0,
+            two_class=True,
+        ),
+    )
     gamma: Tensor
 
     @classmethod
@@ -67,6 +100,10 @@ class Focal(ClassBalancedLoss):
         True
         """
         return link == "softmax" and values.get("a", 0.0) != 0
+
+    def fused(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, int, float] | None:
+        """The sum in one pass, on plain CPU tensors."""
+        return focal_total(logits, targets, self.gamma, self.alpha, self.ignore_index)
 
     def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
         """alpha_t (1 - p_t)^gamma (-log p_t); under softmax the base weights by class."""
@@ -107,6 +144,18 @@ class FocalStar(Loss):
         "alpha": _ALPHA,
     }
     links = ("sigmoid",)
+    formula = "L = -alpha_t log(sigmoid(gamma x_t + beta)) / gamma,  x_t = (2y - 1) x"
+    citation = _CITATION + ", appendix A"
+    soft_targets = "mixture"
+    second_order = True
+    identities = (
+        Identity(
+            "gamma 1, beta 0 is balanced cross-entropy",
+            {"gamma": 1, "beta": 0},
+            "balanced_ce",
+            {"alpha": 0.25},
+        ),
+    )
     gamma: Tensor
     beta: Tensor
     alpha: Tensor

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 REDUCTIONS = ("none", "mean", "sum", "positives", "weight_sum")
+TOTALS = ("mean", "sum", "positives")  # those that a sum and two counts are enough for
 
 
 def reduce(
@@ -49,3 +50,14 @@ def reduce(
     if kept is None:
         return total / max(1, values.numel())
     return total / kept.sum().clamp(min=1).to(values.dtype)
+
+
+def reduce_total(reduction: str, total: Tensor, number: int, positives: float) -> Tensor:
+    """Reduce a sum over `number` elements, whose targets sum up to `positives`; see `reduce`.
+
+    >>> reduce_total("positives", torch.tensor(6.0), 12, 3.0)
+    tensor(2.)
+    """
+    if reduction == "sum":
+        return total
+    return total / max(1, number if reduction == "mean" else positives)

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from losslab.errors import BadInput
 from losslab.losses.balanced_cross_entropy import BalancedCrossEntropy
-from losslab.losses.base import class_weights_from_counts
+from losslab.losses.weighting import class_weights_from_counts
 from losslab.losses.cross_entropy import CrossEntropy
 
 DTYPES = [torch.float32, torch.float64]
