@@ -64,6 +64,8 @@ class Loss(nn.Module):
     second_order: ClassVar[bool] = False
     #: Whether the logits it trains lack the prior: argmax of the raw logits is then balanced.
     prior_shifted: ClassVar[bool] = False
+    #: Whether it draws elements at random, by their position in the batch.
+    samples: ClassVar[bool] = False
     #: The last layer it is made for: "linear", or "cosine" (normalised features and weights).
     head: ClassVar[str] = "linear"
     identities: ClassVar[tuple[Identity, ...]] = ()
@@ -174,7 +176,8 @@ class Loss(nn.Module):
         """Update the loss's state from a batch, in place; called in training mode, without grad.
 
         Called before `elementwise`, with its arguments and the mask `kept` (the shape of `targets`)
-        of the elements that are not ignored. State lives in persistent buffers, int64 or float64.
+        of the elements that are not ignored. State lives in persistent buffers, int64 or float64,
+        of one dimension or more: torch.compile drops changes of 0-dimensional float64 tensors.
         """
 
     def selected(self, values: Tensor, targets: Tensor, kept: Tensor) -> Tensor | None:

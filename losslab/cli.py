@@ -69,6 +69,21 @@ def parser() -> argparse.ArgumentParser:
     )
     show.add_argument("name", metavar="NAME", help="a name or a path such as package.module:Name")
 
+    check = add(
+        "check", _check,
+        "Check losses: gradient, extremes, conventions, state, transforms, identities. Exit code 1 "
+        "if anything fails.",
+    )  # fmt: skip
+    check.add_argument(
+        "losses", nargs="+", metavar="LOSS", help="a name, or a path such as package.module:Name"
+    )
+    check.add_argument("--link", help="sigmoid, softmax or identity (default: all it has)")
+    check.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE",
+        help="a constructor argument, such as alpha=0.25; may be repeated",
+    )  # fmt: skip
+    check.add_argument("--failures", action="store_true", help="print only what failed")
+
     run = add(
         "run", _run, "Run a study, or go on with it. What is finished is never run again.", True
     )
@@ -127,6 +142,17 @@ def _show(options: argparse.Namespace) -> None:
 
     sys.path.append(os.getcwd())  # a module in the working folder, as in a study
     print(page(options.kind, options.name))
+
+
+def _check(options: argparse.Namespace) -> int:
+    from losslab.checking import check
+
+    sys.path.append(os.getcwd())
+    passed = True
+    for text, good in check(options.losses, options.link, options.set, options.failures):
+        print(text, flush=True)
+        passed = passed and good
+    return DONE if passed else FAILED
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -6,8 +6,8 @@ from torch.nn import functional as F
 
 from losslab.errors import BadInput
 from losslab.losses.balanced_cross_entropy import BalancedCrossEntropy
-from losslab.losses.weighting import class_weights_from_counts
 from losslab.losses.cross_entropy import CrossEntropy
+from losslab.losses.weighting import class_weights_from_counts
 
 DTYPES = [torch.float32, torch.float64]
 
