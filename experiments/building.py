@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from losslab.datasets.base import content_hash
 from losslab.errors import BadInput
 from losslab.experiments.models import MODELS
+from losslab.experiments.models.heads import CosineLinear
 from losslab.experiments.tasks import Task
 from losslab.losses import LOSSES
 from losslab.losses.base import Loss
@@ -51,7 +52,8 @@ def set_prior_bias(
         for module in model.modules()
         if isinstance(bias := getattr(module, "bias", None), Tensor)
     ]
-    if not biases or biases[-1].shape != (outputs,):
+    cosine = any(isinstance(module, CosineLinear) for module in model.modules())
+    if cosine or not biases or biases[-1].shape != (outputs,):
         raise BadInput("prior_init: needs a model whose last layer has a bias, one per output")
     prior = np.maximum(class_counts, 0.5) / class_counts.sum()
     if rarity is not None:
@@ -66,13 +68,16 @@ def set_prior_bias(
         biases[-1].copy_(torch.from_numpy(logits[-outputs:]))
 
 
-def build_loss(config: Mapping[str, Any], task: Task, class_counts: np.ndarray) -> nn.Module:
+def build_loss(
+    config: Mapping[str, Any], task: Task, class_counts: np.ndarray
+) -> "Loss | ForeignLoss":
     """The loss of a `loss` section: one of losslab's own kind, or any importable module."""
     options = {key: value for key, value in config.items() if key not in ("name", "link")}
     loss = LOSSES.get(config["name"])
     if inspect.isclass(loss) and issubclass(loss, Loss):
         if options.get("reduction", "default") == "default":
-            options["reduction"] = task.default_reduction
+            usual = task.default_reduction
+            options["reduction"] = usual if usual in loss.reductions else "mean"
         return loss(
             link=config["link"],
             class_counts=torch.from_numpy(class_counts),
@@ -97,6 +102,12 @@ class ForeignLoss(nn.Module):
         self.module = module
         self.task = task
         self.link = link
+
+    def set_progress(self, fraction: float) -> None:
+        """Pass the progress on to a module that follows a schedule."""
+        told = getattr(self.module, "set_progress", None)
+        if callable(told):
+            told(fraction)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The reduced loss."""

@@ -8,6 +8,7 @@
 """
 
 import copy
+import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from losslab.experiments.reading import apply_overrides, find_study, normalise, 
 from losslab.experiments.resolving import Resolver
 from losslab.experiments.schema import ARM_SECTIONS, Confirm, Metrics, Search, StudyFile
 from losslab.experiments.spaces import Space, Value, leaves, merged, set_path
+from losslab.losses import LOSSES
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,22 @@ class Arm:
     def defaults(self) -> dict[str, Value]:
         """The untuned value of everything that is searched."""
         return {path: space.start() for path, space in self.spaces.items()}
+
+    @property
+    def last_change(self) -> float:
+        """The fraction of a training after which no trial's loss changes by schedule any more."""
+        loss = LOSSES.get(self.config["loss"]["name"])
+        told = getattr(loss, "last_change", None)
+        if told is None:
+            return 0.0
+        ends = {
+            path.removeprefix("loss."): space.samples()
+            for path, space in self.spaces.items()
+            if path.startswith("loss.")
+        }
+        fixed = {key: value for key, value in self.config["loss"].items() if key not in ends}
+        corners = itertools.islice(itertools.product(*ends.values()), 1024)
+        return max(told({**fixed, **dict(zip(ends, values, strict=True))}) for values in corners)
 
     def configure(self, params: Mapping[str, Value]) -> dict[str, Any]:
         """The configuration with searched values in place."""
@@ -94,6 +112,14 @@ class Study:
         if rungs is None:
             rungs = sorted({epochs // 4, epochs // 2} - {0})
         return [rung for rung in rungs if rung < epochs]
+
+    def rungs_of(self, arm: Arm) -> list[int]:
+        """The rungs of one arm: none lies before its loss's last scheduled change.
+
+        Before it, a trial is not yet trained with the loss that it will be judged by.
+        """
+        epochs = arm.config["training"]["epochs"]
+        return [rung for rung in self.rungs if arm.last_change * epochs <= rung < epochs]
 
 
 def load_study(

@@ -64,7 +64,22 @@ class Resolver:
         task = self._task(config["dataset"], where["dataset"])
         config["loss"], found = self._loss(sections["loss"], where["loss"], task)
         spaces.update({f"loss.{path}": space for path, space in found.items()})
+        self._check_head(config, where)
         return config, dict(sorted(spaces.items()))
+
+    def _check_head(self, config: Mapping[str, Any], where: Mapping[str, str]) -> None:
+        """A loss of cosines needs a last layer that gives them."""
+        try:
+            wanted = getattr(LOSSES.get(config["loss"].get("name", "")), "head", "linear")
+        except LosslabError:
+            return  # told already
+        model = config["model"]
+        if wanted != "linear" and model.get("head", "linear") != wanted:
+            self.problems.append(
+                f"{where['loss']}.name: {config['loss']['name']} takes the cosines of a normalised "
+                f"last layer; give this arm a model with `head: {wanted}` (mlp and cnn have it; "
+                f"got {model.get('name')} with head {model.get('head', 'linear')})"
+            )
 
     def section(
         self, section: str, given: Mapping[str, Any], where: str
@@ -223,8 +238,14 @@ class Resolver:
         except LosslabError as error:
             self.problems.append(f"{where}.name: {error}")
             return dict(given), {}
-        default_link = task.default_link if task else "sigmoid"
+        default_link = _usual_link(loss, task.default_link if task else "sigmoid")
         link = given.get("link", default_link)
+        if link == "identity" and "link" not in given:
+            self.problems.append(
+                f"{where}.name: {name} compares predictions with numbers (boxes, regression); "
+                f"a study's arms need a loss of classes"
+            )
+            return dict(given), {}
         if link not in ("sigmoid", "softmax"):
             self.problems.append(f"{where}.link: must be sigmoid or softmax, got {link!r}")
             return dict(given), {}
@@ -285,6 +306,12 @@ def _fraction_between(low: Any, high: Any) -> float:
     """A number of a range that is not whole, such as a search may draw."""
     middle = low + (high - low) * 0.381966
     return middle if middle != int(middle) else low + (high - low) * 0.618034
+
+
+def _usual_link(loss: Any, by_task: str) -> str:
+    """The task's link where the loss has it, else the loss's own first one."""
+    links = getattr(loss, "links", (by_task,))
+    return by_task if by_task in links else links[0]
 
 
 def _structural(loss: Any, declared: Mapping[str, Any]) -> list[str]:

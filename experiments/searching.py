@@ -81,7 +81,7 @@ class Generation:
     def _run(self) -> None:
         epochs = self.arm.config["training"]["epochs"]
         alive = list(range(len(self.trials)))
-        for rung in [rung for rung in self.context.study.rungs if rung < epochs]:
+        for rung in self.context.study.rungs_of(self.arm):
             self._advance(alive, rung)
             alive = [i for i in alive if self._value_at(i, rung) is not None]
             # All values of a rung are reported before any decision, in trial order.

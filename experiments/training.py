@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from losslab.errors import BadInput
 from losslab.experiments.building import (
+    ForeignLoss,
     build_loss,
     build_model,
     build_optimizer,
@@ -30,6 +31,7 @@ from losslab.experiments.divergence import DIVERGENCES, not_finite, of_the_machi
 from losslab.experiments.metrics import evaluate
 from losslab.experiments.tasks import TASKS, Task
 from losslab.experiments.tasks.base import Link, probabilities
+from losslab.losses.base import Loss
 from losslab.randomness import generator, seed_integer
 
 # Elements (examples × anchors) that one forward pass of an evaluation takes at most.
@@ -102,7 +104,7 @@ class Parts:
     data: RunData
     task: Task
     model: nn.Module
-    loss: nn.Module
+    loss: Loss | ForeignLoss
     optimizer: torch.optim.Optimizer = field(init=False)
 
 
@@ -230,7 +232,9 @@ def _epoch(parts: Parts, job: Job, epoch: int) -> dict[str, float]:
     parts.model.train()
     parts.loss.train()
     total, rate = torch.zeros((), dtype=torch.float64, device=job.device), 0.0
+    steps = training["epochs"] * len(order)
     for index, batch in enumerate(order):
+        parts.loss.set_progress((epoch * len(order) + index) / steps)
         rate = learning_rate(training, epoch * len(order) + index, len(order))
         for group in parts.optimizer.param_groups:
             group["lr"] = rate

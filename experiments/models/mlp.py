@@ -6,6 +6,7 @@ from typing import Literal
 from torch import nn
 
 from losslab.errors import BadInput
+from losslab.experiments.models.heads import last_layer
 
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
 
@@ -16,11 +17,13 @@ def build(
     *,
     hidden: list[int] | None = None,
     activation: Literal["relu", "gelu", "tanh"] = "relu",
+    head: Literal["linear", "cosine"] = "linear",
 ) -> nn.Module:
     """Linear layers of the `hidden` widths (default 64, 64; [] for a linear model).
 
     It acts on the last dimension, so rows (n, d) and anchors (n, anchors, d) both work; images
-    (n, channels, height, width) are flattened.
+    (n, channels, height, width) are flattened. `head: cosine` ends in cosines of normalised
+    features and weights, for losses that ask for them.
 
     >>> build((4,), 1, hidden=[8])
     Sequential(
@@ -40,4 +43,4 @@ def build(
     for units in hidden:
         layers += [nn.Linear(width, units), ACTIVATIONS[activation]()]
         width = units
-    return nn.Sequential(*layers, nn.Linear(width, outputs))
+    return nn.Sequential(*layers, last_layer(head, width, outputs))

@@ -107,7 +107,7 @@ CASES = [
     (inside("search", select={"bst": 1}), ["search.select.bst: unknown key; did you mean 'best'?"]),
     (inside("dataset", imbalance=3), ["dataset.imbalance: unknown key", "'imbalance_ratio'?"]),
     (inside("model", hiden=[3]), ["model.hiden: unknown key; did you mean 'hidden'?"]),
-    (inside("model", zzz=1), ["model.zzz: unknown key (known keys: hidden, activation)"]),
+    (inside("model", zzz=1), ["model.zzz: unknown key (known keys: hidden, activation, head)"]),
     (loss("focal", gama=2), ["arms.x.loss.gama: unknown key; did you mean 'gamma'?"]),
     (loss("focal", link="softmax", alpha=1), ["arms.x.loss.alpha: unknown key", "under softmax"]),
     (loss("torch.nn:BCEWithLogitsLoss", weigth=1), ["arms.x.loss.weigth: ", "mean 'weight'?"]),
