@@ -18,8 +18,8 @@ def choice_problem(what: str, given: Any, known: Sequence[str]) -> str | None:
     """
     if given in known:
         return None
-    hint = nearest(str(given), known)
-    return f"unknown {what} {given!r}{hint} (known: {', '.join(known)})"
+    hint = nearest(str(given), [str(each) for each in known])
+    return f"unknown {what} {given!r}{hint} (known: {', '.join(map(str, known))})"
 
 
 def check_choice(owner: str, what: str, given: Any, known: Sequence[str]) -> str:
@@ -65,6 +65,8 @@ def class_vector(name: str, given: Any, problems: list[str]) -> Tensor | None:
         return None
     if vector.ndim != 1 or vector.numel() == 0:
         problems.append(f"{name} must have shape (C,), got {tuple(vector.shape)}")
+    elif name == "class_counts" and vector.numel() == 1:
+        problems.append(f"class_counts needs two classes or more, got {given}")
     elif not (torch.isfinite(vector) & (vector >= 0)).all() or not (vector > 0).any():
         problems.append(f"{name} must be finite, >= 0 and not all 0, got {given}")
     elif name == "class_counts" and not torch.equal(vector.to(torch.int64).to(vector), vector):

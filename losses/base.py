@@ -22,11 +22,11 @@ from losslab.losses.weighting import over_classes
 class Loss(nn.Module):
     """Base of all losses: logits and targets in, one reduced value out.
 
-    Arguments: `link` "sigmoid", "softmax" or "identity" (regression: no link function);
-    `reduction` (see `forward`); `class_counts` (C,) training examples per class; `class_weights`
-    (C,) fixed factors >= 0, per target class under softmax and per column (dimension 1) under
-    sigmoid; `ignore_index` the target value that is left out, or None; and the loss's own
-    hyper-parameters by name. Raises `BadInput` with every mistake.
+    Arguments: `link` "sigmoid", "softmax" or "identity" (regression: no link function), by default
+    the first of `links`; `reduction` (see `forward`); `class_counts` (C,) training examples per
+    class; `class_weights` (C,) fixed factors >= 0, per target class under softmax and per column
+    (dimension 1) under sigmoid; `ignore_index` the target value that is left out, or None; and the
+    loss's own hyper-parameters by name. Raises `BadInput` with every mistake.
 
     Under sigmoid two class counts are those of the negatives and positives of one binary output,
     whatever the shape of the logits; more are one per column.
@@ -77,7 +77,7 @@ class Loss(nn.Module):
     def __init__(
         self,
         *,
-        link: str = "sigmoid",
+        link: str | None = None,
         reduction: str = "mean",
         class_counts: Sequence[int] | Tensor | None = None,
         class_weights: Sequence[float] | Tensor | None = None,
@@ -86,6 +86,7 @@ class Loss(nn.Module):
     ):
         super().__init__()
         owner, cls = type(self).__name__, type(self)
+        link = cls.links[0] if link is None else link
         problems: list[str] = []
         values: dict[str, float] = {}
         for what, given, known in (

@@ -45,6 +45,8 @@ def defaults_in_range(subject: Subject) -> str:
             raise Failure(f"{name}: the range {entry.low:g} to {entry.high:g} is empty")
         if entry.scale == "log" and entry.low <= 0:
             raise Failure(f"{name}: a log range from {entry.low:g}")
+        if not entry.low <= entry.default <= entry.high:
+            raise Failure(f"{name}: the default {entry.default:g} lies outside its range")
         for value in (entry.default, entry.low, entry.high):
             if problem := entry.problem(value):
                 raise Failure(f"{name} {problem}")
@@ -118,7 +120,7 @@ def _seen(loss: nn.Module, subject: Subject) -> list[Tensor]:
     for index, progress in enumerate(PROGRESS):
         if isinstance(loss, Loss):
             loss.set_progress(progress)
-        logits, targets = subject.batch(seed=70 + index)
+        logits, targets = subject.batch(seed=70 + index, size=24)
         # Easy and hard examples alike: some hyper-parameters matter in one place only.
         found += value_and_gradient(loss, logits * (1 + 2 * index), targets)
     return found

@@ -6,7 +6,7 @@ happens without grad mode is kept; on later runs these results are played back, 
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -66,6 +66,10 @@ class Tape(TorchFunctionMode):
         result = self._kept[self._next]
         self._next += 1
         return result
+
+    def playing(self) -> AbstractContextManager:
+        """This tape, or nothing where no constant was recorded: a tape slows every operation."""
+        return nullcontext() if self._recorded and not self._kept else self
 
     @contextmanager
     def inside_function(self) -> Iterator[None]:

@@ -95,7 +95,7 @@ def second_order(subject: Subject) -> str:
 
     def gradient(x: Tensor, graph: bool) -> Tensor:
         x = x if x.requires_grad else x.clone().requires_grad_()
-        with seeded(), tape:
+        with seeded(), tape.playing():
             value = loss(x, targets).sum()
         return torch.autograd.grad(value, x, create_graph=graph)[0]
 
@@ -168,7 +168,7 @@ def _compare(
         loss(logits.clone().requires_grad_(), targets)
 
     def value(x: Tensor) -> Tensor:
-        with seeded(), tape:
+        with seeded(), tape.playing():
             return loss(x, targets).sum()
 
     x = logits.clone().requires_grad_()

@@ -52,3 +52,30 @@ def batch():
         return logits, torch.randint(4, (7,), generator=generator)
 
     return draw
+
+
+@pytest.fixture(scope="session")
+def conforms():
+    """Runs `losslab check`'s checks on every layout of a loss under a link.
+
+    Tracing takes a second: it is done for the first layout of the first link, and what is slow for
+    the first layout of each; `make test-slow` compiles every link in earnest.
+    """
+    from losslab.losses.conformance import check_subject
+    from losslab.losses.conformance.subject import subjects
+
+    def check(name, link):
+        cases = subjects(name, link)
+        first = link == LOSSES.get(name).links[0]
+        for index, case in enumerate(cases):
+            left_out = () if first and index == 0 else ("torch.compile",)
+            if index > 0:
+                left_out += (
+                    "second order",
+                    "gradient at soft targets",
+                    "extreme logits in float16",
+                )
+            report = check_subject(case, left_out)
+            assert not report.failures, report.table()
+
+    return check
