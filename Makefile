@@ -33,7 +33,7 @@ studies: $(READY) ## run all shipped studies at their full size
 	@for study in experiments/studies/*.yaml; do \
 	  $(BIN)/losslab run $$(basename $$study .yaml) $(ARGS) || exit $$?; done
 
-figures: $(READY) ## draw the focal loss paper's figures 1, 5 and 6 into figures/
+figures: $(READY) ## draw every loss, and the loss papers' figures, into figures/
 	$(BIN)/losslab figures --out figures $(ARGS)
 
 tables: $(READY) ## the focal paper's tables 1a and 1b: run the alpha and gamma studies

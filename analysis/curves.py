@@ -101,7 +101,7 @@ def cumulative_loss(
     background examples that carries 99 % of the background loss) and `background_99_fraction`. A
     set that is empty, or whose loss is zero throughout, has no curve and NaN claims.
     """
-    margins = _margins(np.asarray(logits), np.asarray(targets).ravel())
+    margins = margins_by_set(np.asarray(logits), np.asarray(targets).ravel())
     curves, claims = [], []
     for gamma in gammas:
         claim: dict[str, Any] = {"gamma": gamma}
@@ -168,16 +168,23 @@ def _variants(
     return figure
 
 
-def _margins(logits: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
-    """x_t of each set, ascending: the hardest example first."""
+def margins_by_set(logits: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
+    """x_t of foreground and background, each ascending: the hardest example first.
+
+    `logits` (N,), (N, 1) or (N, 2) and `targets` (N,) as for `cumulative_loss`; raises `BadInput`
+    for other shapes.
+
+    >>> margins_by_set(np.array([2.0, -1.0, 3.0]), np.array([1, 0, 0]))["background"]
+    array([-3.,  1.])
+    """
     if logits.ndim == 2 and logits.shape[1] == 2:
         logits = logits[:, 1] - logits[:, 0]
     elif logits.ndim == 2 and logits.shape[1] == 1:
         logits = logits[:, 0]
     if logits.shape != targets.shape:
         raise BadInput(
-            f"figure 4 compares foreground with background: logits must be (N,), (N, 1) or (N, 2) "
-            f"beside targets (N,), got {logits.shape} and {targets.shape}"
+            f"the figure compares foreground with background: logits must be (N,), (N, 1) or "
+            f"(N, 2) beside targets (N,), got {logits.shape} and {targets.shape}"
         )
     finite = np.isfinite(logits)
     foreground = logits[finite & (targets == 1)]

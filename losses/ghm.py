@@ -139,7 +139,7 @@ class GHMR(HarmonizedLoss):
     configuration, which also multiplies by 10. See `HarmonizedLoss` for beta and `normalize`.
 
     >>> import torch
-    >>> GHMR(mu=0.04, link="identity", bins=1)(torch.tensor([0.03]), torch.zeros(1))  # .05 - .04
+    >>> GHMR(mu=0.04, bins=1)(torch.tensor([0.03]), torch.zeros(1))  # .05 - .04
     tensor(0.0100)
     """
 
@@ -166,8 +166,8 @@ class GHMR(HarmonizedLoss):
     second_order = True
     mu: Tensor
 
-    def __init__(self, *, bins: int = 10, link: str = "identity", **arguments: Any):
-        super().__init__(bins=bins, link=link, **arguments)
+    def __init__(self, *, bins: int = 10, **arguments: Any):
+        super().__init__(bins=bins, **arguments)
 
     def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
         """sqrt(d^2 + mu^2) - mu per element; the base multiplies beta in."""

@@ -68,8 +68,8 @@ class Seesaw(Loss):
     q: Tensor
     seen: Tensor
 
-    def __init__(self, *, link: str = "softmax", **arguments: Any):
-        super().__init__(link=link, **arguments)
+    def __init__(self, **arguments: Any):
+        super().__init__(**arguments)
         assert self.class_counts is not None
         self.register_buffer("seen", torch.zeros_like(self.class_counts))
 

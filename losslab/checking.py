@@ -18,7 +18,7 @@ def check(
     """
     from losslab.losses.conformance import check_loss
 
-    values = _values(arguments)
+    values = constructor_arguments(arguments)
     cases, failed = 0, []
     for name in losses:
         for report in check_loss(name, link, **values):
@@ -35,7 +35,12 @@ def check(
     yield "\n".join(lines), False
 
 
-def _values(arguments: Sequence[str]) -> dict[str, Any]:
+def constructor_arguments(arguments: Sequence[str]) -> dict[str, Any]:
+    """Constructor arguments out of "name=value" texts, values as in YAML.
+
+    >>> constructor_arguments(["gamma=1.5"])
+    {'gamma': 1.5}
+    """
     values: dict[str, Any] = {}
     for text in arguments:
         name, equals, value = text.partition("=")

@@ -68,6 +68,12 @@ def parser() -> argparse.ArgumentParser:
         "kind", choices=["loss", "dataset", "model"], metavar="KIND", help="loss, dataset or model"
     )
     show.add_argument("name", metavar="NAME", help="a name or a path such as package.module:Name")
+    show.add_argument("--link", help="of a loss: sigmoid, softmax or identity (default: all)")
+    show.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE",
+        help="of a loss: a constructor argument, such as alpha=0.25; may be repeated",
+    )  # fmt: skip
+    show.add_argument("--out", metavar="DIR", help="of a loss: write its page and figures into DIR")
 
     check = add(
         "check", _check,
@@ -114,8 +120,15 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--frame", choices=frames, default="confirmation", help="which table (default: %(default)s)"
     )
-    figures = add("figures", _figures, "Draw the focal loss paper's figures.")
+    figures = add(
+        "figures", _figures,
+        "Draw every loss, and the figures of the focal, GHM and class-balanced papers.",
+    )  # fmt: skip
     figures.add_argument("--out", metavar="DIR", default="figures", help="(default: %(default)s)")
+    figures.add_argument(
+        "--loss", action="extend", nargs="+", default=[], metavar="NAME",
+        help="draw these losses only: names, or paths such as package.module:Name",
+    )  # fmt: skip
     ui = add("ui", _ui, "Open the MLflow UI on the local store, at 127.0.0.1.")
     ui.add_argument("--home", metavar="DIR", help=HOME_HELP)
     ui.add_argument("--port", type=int, default=5000, help="(default: %(default)s, or the next)")
@@ -138,10 +151,29 @@ def _list(options: argparse.Namespace) -> None:
 
 
 def _show(options: argparse.Namespace) -> None:
-    from losslab.listing import page
+    if options.kind != "loss":
+        from losslab.listing import page
 
-    sys.path.append(os.getcwd())  # a module in the working folder, as in a study
-    print(page(options.kind, options.name))
+        if options.link or options.out or options.set:
+            raise BadInput("--link, --set and --out are for losses")
+        print(page(options.kind, options.name))
+        return
+    from losslab.analysis.loss_pages import page_of
+    from losslab.checking import constructor_arguments
+
+    sys.path.append(os.getcwd())
+    found = page_of(options.name, options.link, **constructor_arguments(options.set))
+    print(found.text())
+    if options.out is None:
+        if found.curves:
+            print(f"\nFigures: losslab show loss {options.name} --out DIR")
+        return
+    from losslab.analysis.gallery import write_page
+    from losslab.inspecting import writing
+
+    with writing("--out", options.out):
+        paths = write_page(found, options.out)
+    print("\nWritten:", *paths, sep="\n  ")
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -208,14 +240,21 @@ def _export(options: argparse.Namespace) -> None:
     print(f"{options.file}: {rows} rows")
 
 
-def _figures(options: argparse.Namespace) -> None:
-    from losslab.analysis.report import write_paper_figures
+def _figures(options: argparse.Namespace) -> int:
+    from losslab.analysis.gallery import write_gallery
     from losslab.inspecting import writing
 
+    sys.path.append(os.getcwd())
+    missing = 0
     with writing("--out", options.out):
-        paths = write_paper_figures(options.out)
-    for path in paths:
-        print(path)
+        for written in write_gallery(options.out, options.loss):
+            for path in written.paths:
+                print(path, flush=True)
+            if written.trouble:
+                missing += 1
+                print(f"{written.subject} is not drawn: {written.trouble}", file=sys.stderr)
+    # What was asked for by name and is not there is a failure; a stranger's plugin is not.
+    return FAILED if options.loss and missing else DONE
 
 
 def _ui(options: argparse.Namespace) -> int:

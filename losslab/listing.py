@@ -1,7 +1,6 @@
-"""What there is: names and one line each, without importing torch; and one loss's page."""
+"""What there is: names and one line each, without importing torch; and a page of one."""
 
 import inspect
-from typing import Any
 
 from losslab.registry import Registry
 
@@ -9,8 +8,8 @@ from losslab.registry import Registry
 def rows(kind: str) -> list[dict[str, str]]:
     """Name, summary and origin of everything of a kind.
 
-    >>> [row["name"] for row in rows("losses")][:2]
-    ['balanced_ce', 'ce']
+    >>> [row["name"] for row in rows("datasets")][:2]
+    ['anchors', 'clusters']
     """
     if kind == "studies":
         from losslab.experiments.reading import shipped_studies, summary_of
@@ -44,9 +43,10 @@ def _registry(kind: str) -> Registry:
 
 
 def page(kind: str, name: str) -> str:
-    """The page of a loss, a dataset or a model: its documentation, options and ranges."""
-    if kind == "loss":
-        return _loss_page(name)
+    """The page of a dataset or a model: its documentation and options.
+
+    That of a loss is `losslab.analysis.loss_pages.page_of`.
+    """
     build = _registry(f"{kind}s").get(name)
     options = [
         f"  {parameter}"
@@ -61,24 +61,3 @@ def page(kind: str, name: str) -> str:
 
 def _title(name: str) -> str:
     return f"{name}\n{'=' * len(name)}"
-
-
-def _loss_page(name: str) -> str:
-    """A loss's documentation and its hyper-parameters under each link."""
-    from losslab.losses import LOSSES
-
-    loss = LOSSES.get(name)
-    parts = [_title(name), inspect.getdoc(loss) or "(no documentation)"]
-    for link in getattr(loss, "links", ()):
-        parts.append(f"Hyper-parameters, link {link}:\n{_declared(loss.declared(link))}")
-    return "\n\n".join(parts)
-
-
-def _declared(declared: dict[str, Any]) -> str:
-    if not declared:
-        return "  none"
-    return "\n".join(
-        f"  {name} = {entry.default:g}, searched {entry.low:g} to {entry.high:g} ({entry.scale}): "
-        f"{entry.meaning}" + (f" [{entry.paper}]" if entry.paper else "")
-        for name, entry in declared.items()
-    )

@@ -108,7 +108,8 @@ def test_regression_losses_are_refused_with_the_reason(tiny):
 
 
 def test_a_loss_without_the_tasks_reduction_takes_its_mean(tiny):
-    tiny["dataset"] = {"name": "anchors", "train_images": 4, "validation_images": 4, "test_images": 4}
+    sizes = {"train_images": 4, "validation_images": 4, "test_images": 4}
+    tiny["dataset"] = {"name": "anchors", **sizes}
     tiny["arms"] = ["dice"]
     assert prepare(job_of(tiny, "dice")).loss.reduction == "mean"
     tiny["arms"] = ["ohem"]
