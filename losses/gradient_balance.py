@@ -15,8 +15,9 @@ class GradientBalancedLoss(Loss):
     For each column j, the magnitudes of the gradients by the logits are summed up over the
     training, those of positives and those of negatives apart (a soft target shares its own out);
     g_j is their quotient. As in the authors' codes a batch is weighted by what the batches before
-    it have left, and there is no decay; unlike there, the gradients are those before the division
-    by the number of elements and before class weights, so that a batch counts by what it holds.
+    it have left, and there is no decay. The gradients are those before the division by the number
+    of elements and before class weights, so that a batch counts by what it holds (as in EQL v2's
+    code; that of the equalised focal loss takes them after the division).
     Under `class_counts` of two classes there is one column, all elements together.
 
     State, float64 (K,), part of the state dict: `positive_gradient`, `negative_gradient`, and

@@ -28,7 +28,7 @@ def label_margins(counts: Tensor, max_margin: Tensor | float) -> Tensor:
 class LDAM(Loss):
     """LDAM-DRW: cross-entropy of s (z - Delta_t at the target), Delta_j ~ n_j^(-1/4).
 
-    Cao et al. 2019, eq. 13 and algorithm 1. The logits z are to be cosines, made by a last layer of
+    Cao et al. 2019, eq. 12, 13 and algorithm 1. The logits z are to be cosines, made by a last layer of
     normalised features and weights (`head` "cosine"); `scale` is s, and the largest margin, that of
     the rarest class, is `max_margin`. From the fraction `drw_start` of the training on
     (`set_progress`; 1 for never) the losses are weighted by class with `effective_number_weights`
@@ -85,7 +85,7 @@ class LDAM(Loss):
     )
     citation = (
         "Cao, Wei, Gaidon, Arechiga, Ma, Learning Imbalanced Datasets with "
-        "Label-Distribution-Aware Margin Loss, NeurIPS 2019, eq. 13 and algorithm 1"
+        "Label-Distribution-Aware Margin Loss, NeurIPS 2019, eq. 12, 13 and algorithm 1"
     )
     soft_targets = "hard"
     second_order = True

@@ -42,6 +42,10 @@ class RegionLoss(SetLoss):
     * `absent`: whether a set without a positive is kept ("keep": it punishes every false alarm) or
       left out of the sum and of the mean ("skip").
 
+    MONAI keeps absent classes, kornia skips them, segmentation_models_pytorch counts them as 0.
+    Under per "sample" all sets have one weight in the mean; where classes are absent, others
+    average within an image first.
+
     Values, for reduction `none`: () per batch and micro, (C,) macro, (N,) per sample and micro,
     (N, C) macro. `class_weights` are under macro factors of the values (the mean still divides by
     the number of sets), under micro the weights of the elements in every sum.

@@ -16,7 +16,7 @@ class RandomSampling(RatioSelection):
     (sigmoid: any target above 0; softmax: any class but 0), round(negatives_per_positive * P)
     negatives, and as many as with one positive where there is none. 3 is Fast R-CNN's share of a
     quarter positives (Girshick 2015, section 2.3), 1 that of region proposal networks (Ren et al.
-    2015, section 3.1.3). Both draw a fixed number per image, leave out positives above their share
+    2015, arXiv v3, section 3.1.3). Both draw a fixed number per image, leave out positives above their share
     and fill up with negatives; here the positives decide, and all of them count. `per_image`: see
     `SelectedCrossEntropy`.
 
@@ -39,7 +39,7 @@ class RandomSampling(RatioSelection):
     )
     citation = (
         "Girshick, Fast R-CNN, ICCV 2015, section 2.3; Ren, He, Girshick, Sun, Faster R-CNN, "
-        "NeurIPS 2015, section 3.1.3"
+        "NeurIPS 2015, arXiv v3, section 3.1.3"
     )
     samples = True
     draws: Tensor

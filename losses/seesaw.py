@@ -41,7 +41,7 @@ class Seesaw(Loss):
             low=0.0,
             high=1.5,
             meaning="mitigation: how far classes rarer than the target are spared; 0 is none",
-            paper="Wang et al. 2021, section 3.2",
+            paper="Wang et al. 2021, section 4.1",
             minimum=0.0,
         ),
         "q": Hyperparameter(
@@ -49,7 +49,7 @@ class Seesaw(Loss):
             low=0.0,
             high=4.0,
             meaning="compensation: extra penalty of classes scored above the target; 0 is none",
-            paper="Wang et al. 2021, section 3.2",
+            paper="Wang et al. 2021, section 4.1",
             minimum=0.0,
         ),
     }
