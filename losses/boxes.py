@@ -129,8 +129,9 @@ class CIoU(BoxLoss):
     shapes, w' and h' of the true box; a = v / (1 - IoU + v) is held constant in the gradient, as in
     the authors' code, which is why second derivatives are not those of the loss. The gradient of v
     is the true one: the paper drops its 1 / (w^2 + h^2). Two things are left out that others do:
-    mmdetection sets a to 0 where IoU <= 1/2, and the authors' code clamps the loss at 2. Boxes, inverted and degenerate ones (the
-    angle of a point is 0): see `BoxLoss`; other arguments, errors: see `Loss`.
+    mmdetection sets a to 0 where IoU <= 1/2, and the authors' code clamps the loss at 2. Boxes,
+    inverted and degenerate ones (the angle of a point is 0): see `BoxLoss`; other arguments,
+    errors: see `Loss`.
 
     >>> predicted, true = torch.tensor([[0.0, 0, 1, 1]]), torch.tensor([[2.0, 0, 3, 1]])
     >>> CIoU(link="identity")(predicted, true)  # of one shape: DIoU

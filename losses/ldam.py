@@ -28,12 +28,13 @@ def label_margins(counts: Tensor, max_margin: Tensor | float) -> Tensor:
 class LDAM(Loss):
     """LDAM-DRW: cross-entropy of s (z - Delta_t at the target), Delta_j ~ n_j^(-1/4).
 
-    Cao et al. 2019, eq. 12, 13 and algorithm 1. The logits z are to be cosines, made by a last layer of
-    normalised features and weights (`head` "cosine"); `scale` is s, and the largest margin, that of
-    the rarest class, is `max_margin`. From the fraction `drw_start` of the training on
-    (`set_progress`; 1 for never) the losses are weighted by class with `effective_number_weights`
-    at `one_minus_beta`, and not at all before. `class_counts` are needed, else `BadInput` is
-    raised; a class without examples gets the largest margin and the weight of one example.
+    Cao et al. 2019, eq. 12, 13 and algorithm 1. The logits z are to be cosines, made by a last
+    layer of normalised features and weights (`head` "cosine"); `scale` is s, and the largest
+    margin, that of the rarest class, is `max_margin`. From the fraction `drw_start` of the training
+    on (`set_progress`; 1 for never) the losses are weighted by class with
+    `effective_number_weights` at `one_minus_beta`, and not at all before. `class_counts` are
+    needed, else `BadInput` is raised; a class without examples gets the largest margin and the
+    weight of one example.
 
     The margins make the boundary stay clear of rare classes; they do not take the prior off, and
     cosines are no log-probabilities, so a prior correction has nothing to correct

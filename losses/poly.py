@@ -23,8 +23,9 @@ class Poly1CrossEntropy(Loss):
 
     `epsilon` >= -1: 0 is cross-entropy, -1 takes the leading polynomial 1 - p_t off; below that
     the loss would rise with p_t near 1. At -1 the leading terms cancel: for well-classified
-    elements a float32 loss keeps its absolute precision only. Sigmoid: p_t of every binary output; soft targets mix both
-    losses. Softmax: p_t = softmax(z)_t. Other arguments, shapes, errors: see `Loss`.
+    elements a float32 loss keeps its absolute precision only. Sigmoid: p_t of every
+    binary output; soft targets mix both losses. Softmax: p_t = softmax(z)_t. Other
+    arguments, shapes, errors: see `Loss`.
 
     >>> Poly1CrossEntropy(epsilon=1)(torch.zeros(1), torch.ones(1))  # log 2 + .5
     tensor(1.1931)

@@ -16,9 +16,9 @@ class RandomSampling(RatioSelection):
     (sigmoid: any target above 0; softmax: any class but 0), round(negatives_per_positive * P)
     negatives, and as many as with one positive where there is none. 3 is Fast R-CNN's share of a
     quarter positives (Girshick 2015, section 2.3), 1 that of region proposal networks (Ren et al.
-    2015, arXiv v3, section 3.1.3). Both draw a fixed number per image, leave out positives above their share
-    and fill up with negatives; here the positives decide, and all of them count. `per_image`: see
-    `SelectedCrossEntropy`.
+    2015, arXiv v3, section 3.1.3). Both draw a fixed number per image, leave out positives above
+    their share and fill up with negatives; here the positives decide, and all of them count.
+    `per_image`: see `SelectedCrossEntropy`.
 
     The draw is a function of the structural option `seed`, of the number of the draw, which is
     part of the state dict, and of the place of the element in the batch: no random number
