@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from losslab.errors import BadInput
 from losslab.hyperparameters import Hyperparameter
 from losslab.losses.base import Loss
-from losslab.losses.closed_form import focal, margin
+from losslab.losses.closed_form import softmax_focal
 from losslab.losses.identity import Identity
 
 _CITATION = (
@@ -176,5 +176,5 @@ class AsymmetricSingleLabel(Loss):
         log_p = torch.log_softmax(logits.clamp(-largest, largest), 1)
         terms = share * torch.exp(gamma_neg * log_p) * -log_p
         others = terms.scatter(1, targets.unsqueeze(1), 0.0).sum(1)
-        target = focal(margin(logits, targets), None, self.gamma_pos)
+        target = softmax_focal(logits, targets, self.gamma_pos)
         return (1 - eps + share) * target + others

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from losslab.hyperparameters import Hyperparameter
 from losslab.losses.class_balanced import ClassBalancedLoss
-from losslab.losses.closed_form import focal, focal_total, margin
+from losslab.losses.closed_form import focal, focal_total, softmax_focal
 from losslab.losses.identity import Identity
 
 
@@ -68,12 +68,12 @@ class BalancedCrossEntropy(ClassBalancedLoss):
         """
         return link == "softmax"
 
-    def fused(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, int, float] | None:
-        """The sum in one pass, on plain CPU tensors."""
-        return focal_total(logits, targets, None, self.alpha, self.ignore_index)
+    def fused(self, logits: Tensor, targets: Tensor) -> Tensor | None:
+        """The reduced loss in one pass, on plain CPU tensors."""
+        return focal_total(logits, targets, None, self.alpha, self.ignore_index, self.reduction)
 
     def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
         """alpha_t (-log p_t) under sigmoid; -log p_t under softmax, weighted by the base."""
         if self.link == "sigmoid":
             return focal(logits, targets, None, self.alpha)
-        return focal(margin(logits, targets), None)
+        return softmax_focal(logits, targets)

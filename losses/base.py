@@ -4,7 +4,7 @@ A subclass writes `elementwise`, one differentiable value per element; see docs/
 """
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,12 @@ from losslab.hyperparameters import Hyperparameter, check_values
 from losslab.losses.arguments import choice_problem, class_vector, ignore_problems
 from losslab.losses.closed_form import compute_dtype, is_plain
 from losslab.losses.identity import Identity
-from losslab.losses.reduction import REDUCTIONS, TOTALS, reduce, reduce_total
+from losslab.losses.reduction import REDUCTIONS, TOTALS, reduce
 from losslab.losses.shapes import check_shapes, kept_elements
 from losslab.losses.weighting import over_classes
+
+#: The methods that say what a loss computes.
+_COMPUTING = ("elementwise", "reduced", "observe", "selected", "batch_weights", "class_weighting")
 
 
 class Loss(nn.Module):
@@ -73,6 +76,12 @@ class Loss(nn.Module):
     class_counts: Tensor | None
     class_weights: Tensor | None
     progress: Tensor
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        # A subclass that computes something else must not inherit its parent's short way.
+        if "fused" not in vars(cls) and any(name in vars(cls) for name in _COMPUTING):
+            cls.fused = Loss.fused  # type: ignore[method-assign]
 
     def __init__(
         self,
@@ -200,8 +209,8 @@ class Loss(nn.Module):
         """Class weights (C,) that come from hyper-parameters; the base multiplies them in."""
         return None
 
-    def fused(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, int, float] | None:
-        """Sum of the loss, number of elements and sum of targets in one pass, where there is a way.
+    def fused(self, logits: Tensor, targets: Tensor) -> Tensor | None:
+        """The reduced loss in one pass over logits and targets, where there is a way.
 
         None leads to `elementwise`. Called under sigmoid without class weights.
         """
@@ -228,9 +237,9 @@ class Loss(nn.Module):
         """
         check_shapes(self, logits, targets)
         if self.link == "sigmoid" and self.class_weights is None and self.reduction in TOTALS:
-            total = self.fused(logits, targets)
-            if total is not None:
-                return reduce_total(self.reduction, *total)
+            fused = self.fused(logits, targets)
+            if fused is not None:
+                return fused
         kept = kept_elements(self, logits, targets)
         if kept is not None:
             # Before the non-linear part: a product afterwards would make nan of inf * 0.

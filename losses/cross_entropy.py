@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from losslab.losses.base import Loss
-from losslab.losses.closed_form import focal, focal_total, margin
+from losslab.losses.closed_form import focal, focal_total, softmax_focal
 from losslab.losses.identity import Identity
 
 
@@ -27,12 +27,12 @@ class CrossEntropy(Loss):
     second_order = True
     identities = (Identity("two-class softmax is sigmoid", {}, "ce", two_class=True),)
 
-    def fused(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, int, float] | None:
-        """The sum in one pass, on plain CPU tensors."""
-        return focal_total(logits, targets, None, None, self.ignore_index)
+    def fused(self, logits: Tensor, targets: Tensor) -> Tensor | None:
+        """The reduced loss in one pass, on plain CPU tensors."""
+        return focal_total(logits, targets, None, None, self.ignore_index, self.reduction)
 
     def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
         """-log p_t per element."""
         if self.link == "sigmoid":
             return focal(logits, targets)
-        return focal(margin(logits, targets), None)
+        return softmax_focal(logits, targets)

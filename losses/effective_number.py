@@ -7,7 +7,7 @@ from torch import Tensor
 
 from losslab.hyperparameters import Hyperparameter
 from losslab.losses.base import Loss
-from losslab.losses.closed_form import focal, margin
+from losslab.losses.closed_form import focal, softmax_focal
 from losslab.losses.identity import Identity
 from losslab.losses.weighting import over_classes
 
@@ -79,7 +79,7 @@ class EffectiveNumberLoss(Loss):
         """The weighted loss under sigmoid; the plain one under softmax, weighted by the base."""
         gamma = self.focusing()
         if self.link == "softmax":
-            return focal(margin(logits, targets), None, gamma)
+            return softmax_focal(logits, targets, gamma)
         weights = self._class_weights()
         if weights.shape[-1] == 2:
             total = weights.sum()

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from losslab.hyperparameters import Hyperparameter
 from losslab.losses.base import Loss
 from losslab.losses.class_balanced import ClassBalancedLoss
-from losslab.losses.closed_form import focal, focal_total, margin
+from losslab.losses.closed_form import focal, focal_total, softmax_focal
 from losslab.losses.identity import Identity
 from losslab.losses.weighting import alpha_t
 
@@ -101,15 +101,17 @@ class Focal(ClassBalancedLoss):
         """
         return link == "softmax" and values.get("a", 0.0) != 0
 
-    def fused(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, int, float] | None:
-        """The sum in one pass, on plain CPU tensors."""
-        return focal_total(logits, targets, self.gamma, self.alpha, self.ignore_index)
+    def fused(self, logits: Tensor, targets: Tensor) -> Tensor | None:
+        """The reduced loss in one pass, on plain CPU tensors."""
+        return focal_total(
+            logits, targets, self.gamma, self.alpha, self.ignore_index, self.reduction
+        )
 
     def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
         """alpha_t (1 - p_t)^gamma (-log p_t); under softmax the base weights by class."""
         if self.link == "sigmoid":
             return focal(logits, targets, self.gamma, self.alpha)
-        return focal(margin(logits, targets), None, self.gamma)
+        return softmax_focal(logits, targets, self.gamma)
 
 
 class FocalStar(Loss):

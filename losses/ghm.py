@@ -8,7 +8,7 @@ from torch import Tensor
 from losslab.hyperparameters import Hyperparameter
 from losslab.losses.arguments import check_choice, check_whole
 from losslab.losses.base import Loss
-from losslab.losses.closed_form import compute_dtype, focal, margin
+from losslab.losses.closed_form import compute_dtype, focal, margin, softmax_focal
 from losslab.losses.identity import Identity
 
 _CITATION = "Li, Liu, Wang, Gradient Harmonized Single-stage Detector, AAAI 2019"
@@ -121,7 +121,7 @@ class GHMC(HarmonizedLoss):
         """-log p_t per element; the base multiplies beta in."""
         if self.link == "sigmoid":
             return focal(logits, targets)
-        return focal(margin(logits, targets), None)
+        return softmax_focal(logits, targets)
 
     def gradient_norm(self, logits: Tensor, targets: Tensor) -> Tensor:
         """|sigmoid(x) - y|, or 1 - softmax(z)_t."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from losslab.hyperparameters import Hyperparameter
 from losslab.losses.base import Loss
-from losslab.losses.closed_form import focal, margin
+from losslab.losses.closed_form import focal, softmax_focal
 from losslab.losses.identity import Identity
 
 
@@ -71,4 +71,4 @@ class LabelSmoothing(Loss):
         z = logits.clamp(-largest, largest)
         # -log P_j = -log P_t + z_t - z_j: one logsumexp serves all classes.
         surplus = (z.gather(1, targets.unsqueeze(1)) - z) / z.shape[1]
-        return focal(margin(logits, targets), None) + eps * surplus.sum(1)
+        return softmax_focal(logits, targets) + eps * surplus.sum(1)

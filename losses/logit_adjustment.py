@@ -14,7 +14,7 @@ from losslab.errors import BadInput
 from losslab.hyperparameters import Hyperparameter
 from losslab.losses.arguments import choice_problem, class_vector
 from losslab.losses.base import Loss
-from losslab.losses.closed_form import compute_dtype, focal, margin
+from losslab.losses.closed_form import compute_dtype, focal, softmax_focal
 from losslab.losses.identity import Identity
 from losslab.losses.weighting import log_prior, over_classes, prior_log_odds
 
@@ -117,7 +117,7 @@ class LogitAdjustment(_PriorLoss):
         adjusted = logits + _shift(self.class_counts, self.tau, logits, self.link)
         if self.link == "sigmoid":
             return focal(adjusted, targets)
-        return focal(margin(adjusted, targets), None)
+        return softmax_focal(adjusted, targets)
 
 
 class BalancedSoftmax(_PriorLoss):
@@ -144,7 +144,7 @@ class BalancedSoftmax(_PriorLoss):
     def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy of the logits with log n added."""
         assert self.class_counts is not None
-        return focal(margin(logits + _shift(self.class_counts, 1.0, logits), targets), None)
+        return softmax_focal(logits + _shift(self.class_counts, 1.0, logits), targets)
 
 
 class VectorScaling(_PriorLoss):
@@ -198,7 +198,7 @@ class VectorScaling(_PriorLoss):
         log_share = log_prior(self.class_counts)
         factors = torch.exp(self.gamma * (log_share - log_share.max())).to(logits.dtype)
         adjusted = over_classes(factors, logits) * logits
-        return focal(margin(adjusted + _shift(self.class_counts, self.tau, logits), targets), None)
+        return softmax_focal(adjusted + _shift(self.class_counts, self.tau, logits), targets)
 
 
 def _shift(counts: Tensor, tau: float | Tensor, logits: Tensor, link: str = "softmax") -> Tensor:

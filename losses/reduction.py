@@ -52,12 +52,10 @@ def reduce(
     return total / kept.sum().clamp(min=1).to(values.dtype)
 
 
-def reduce_total(reduction: str, total: Tensor, number: int, positives: float) -> Tensor:
-    """Reduce a sum over `number` elements, whose targets sum up to `positives`; see `reduce`.
+def divisor(reduction: str, number: int, positives: float) -> float:
+    """What `reduction` divides a sum over `number` elements by, one of `TOTALS`; see `reduce`.
 
-    >>> reduce_total("positives", torch.tensor(6.0), 12, 3.0)
-    tensor(2.)
+    >>> divisor("mean", 4, 1.5), divisor("positives", 4, 0.0), divisor("sum", 4, 1.5)
+    (4, 1, 1)
     """
-    if reduction == "sum":
-        return total
-    return total / max(1, number if reduction == "mean" else positives)
+    return max(1, {"sum": 1, "mean": number, "positives": positives}[reduction])

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from losslab.hyperparameters import Hyperparameter
 from losslab.losses.base import Loss
-from losslab.losses.closed_form import focal, margin
+from losslab.losses.closed_form import softmax_focal
 from losslab.losses.identity import Identity
 
 SMALLEST_SCORE = 1e-2  # of the target class in the compensation factor, as in the authors' code
@@ -91,7 +91,7 @@ class Seesaw(Loss):
         """Cross-entropy of z_j + log S_tj."""
         largest = torch.finfo(logits.dtype).max
         z = logits.clamp(-largest, largest)
-        return focal(margin(z + self._log_scale(z.detach(), targets), targets), None)
+        return softmax_focal(z + self._log_scale(z.detach(), targets), targets)
 
     def _log_scale(self, logits: Tensor, targets: Tensor) -> Tensor:
         """log S, of the shape of the logits; 0 at the target."""

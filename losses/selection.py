@@ -8,7 +8,7 @@ from torch import Tensor
 from losslab.errors import BadInput
 from losslab.hyperparameters import Hyperparameter
 from losslab.losses.base import Loss
-from losslab.losses.closed_form import focal, margin
+from losslab.losses.closed_form import focal, softmax_focal
 from losslab.losses.identity import Identity
 
 
@@ -37,7 +37,7 @@ class SelectedCrossEntropy(Loss):
         """-log p_t per element."""
         if self.link == "sigmoid":
             return focal(logits, targets)
-        return focal(margin(logits, targets), None)
+        return softmax_focal(logits, targets)
 
     def highest(self, keys: Tensor, among: Tensor, number: Tensor) -> Tensor:
         """Mask of the `number` elements of `among` with the highest keys; ties go to the first.
