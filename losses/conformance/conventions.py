@@ -39,6 +39,8 @@ def doubled_batch(subject: Subject) -> str:
     """A batch twice has the same mean, or twice the sum, where examples do not interact."""
     if subject.says.samples:
         raise Skip("draws elements by position")
+    if subject.says.selected is not Loss.selected:
+        raise Skip("what is selected is rounded to whole elements")
     logits, targets = subject.batch(seed=12)
     twice = torch.cat([logits, logits]), torch.cat([targets, targets])
     once_value, once = value_and_gradient(subject.make(), logits, targets)
@@ -98,6 +100,24 @@ def permutation(subject: Subject) -> str:
     return ""
 
 
+def positions(subject: Subject) -> str:
+    """(N, C, L) is (N L, C): classes and positions are not mixed up."""
+    batches = _looks_at_batches(subject)
+    if subject.layout != "(N, C, L)" or batches or "none" not in subject.says.reductions:
+        raise Skip("asked of softmax losses with one value per target")
+    logits, targets = subject.batch(seed=47)
+    values = _value(subject, logits, targets, "none")
+    rows = logits.movedim(1, 2).reshape(-1, logits.shape[1])
+    flat = _value(subject, rows, targets.reshape(-1), "none").reshape(targets.shape)
+    _close("values of (N, C, L)", values, flat, "as those of (N L, C)")
+    return ""
+
+
+def _looks_at_batches(subject: Subject) -> bool:
+    hooks = ("observe", "selected", "batch_weights", "reduced")
+    return any(getattr(subject.says, hook) is not getattr(Loss, hook) for hook in hooks)
+
+
 def empty_batch(subject: Subject) -> str:
     """A batch without elements, and one with all ignored, gives 0 with gradient 0."""
     if not subject.own:
@@ -150,6 +170,15 @@ def class_weights(subject: Subject) -> str:
     if issubclass(subject.says, SetLoss):
         return "weights of 1 only: a set may normalise them"
     _close("value", twos, 2 * plain, "with class weights of 2")
+    if _looks_at_batches(subject) or "none" not in subject.says.reductions:
+        return "even weights"
+    uneven = [0.5, 1.0, 2.0, 4.0]
+    values = _value(subject, logits, targets, "none")
+    factor = torch.tensor(uneven, dtype=values.dtype)
+    shaped = factor.reshape(-1, *[1] * (values.ndim - 2))
+    factor = factor[targets] if subject.link == "softmax" else shaped
+    found = _value(subject, logits, targets, "sum", class_weights=uneven)
+    _close("value", found, (factor * values).sum(), f"with class weights {uneven}")
     return ""
 
 
@@ -161,9 +190,10 @@ def _foreign_reductions(subject: Subject) -> str:
         others = {name: subject.make(reduction=name)(logits, targets) for name in ("mean", "sum")}
     except Exception as error:
         raise Skip("has no reduction none, mean and sum") from error
-    if values.ndim == 0:
-        raise Skip("reduction none gives one number")
-    _close("mean", others["mean"], values.mean(), "as the mean of reduction none")
+    if values.ndim == 0 or any(other.ndim for other in others.values()):
+        raise Skip("its reductions are not torch's")
+    if getattr(subject.make(), "weight", None) is None:
+        _close("mean", others["mean"], values.mean(), "as the mean of reduction none")
     ratio = (others["sum"] / values.sum()).item()
     # Nobody trains with a sum by accident: told, not judged.
     return "mean, sum" if abs(ratio - 1) < 1e-6 else f"mean; its sum is {ratio:.3g} times the sum"

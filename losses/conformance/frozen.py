@@ -36,6 +36,8 @@ class Tape(TorchFunctionMode):
         self._next: int | None = None
         self._inside_function = 0
         self._recorded = False
+        #: Whether an operation on the recording run gave float32: finite differences are coarse.
+        self.saw_float32 = False
 
     def __enter__(self) -> "Tape":
         self._next = 0 if self._recorded else None
@@ -55,16 +57,16 @@ class Tape(TorchFunctionMode):
         constant = function in _DETACHING or not torch.is_grad_enabled()
         constant = constant and getattr(function, "__name__", "") not in _MODES
         # The forward pass of an autograd.Function runs without grad mode too, and is no constant.
-        if not constant or self._inside_function:
-            return function(*args, **kwargs)
+        constant = constant and not self._inside_function
+        if constant and self._next is not None and self._next < len(self._kept):
+            self._next += 1
+            return self._kept[self._next - 1]
+        result = function(*args, **kwargs)
         if self._next is None:
-            result = function(*args, **kwargs)
-            self._kept.append(result)
-            return result
-        if self._next >= len(self._kept):
-            return function(*args, **kwargs)
-        result = self._kept[self._next]
-        self._next += 1
+            if constant:
+                self._kept.append(result)
+            coarse = isinstance(result, torch.Tensor) and result.dtype == torch.float32
+            self.saw_float32 = self.saw_float32 or (coarse and result.requires_grad)
         return result
 
     def playing(self) -> AbstractContextManager:

@@ -23,7 +23,33 @@ def finite_differences(subject: Subject) -> str:
         logits, targets = subject.batch(seed=1)
         # Every logit at the defaults; elsewhere a few directions, which no wrong entry survives.
         worst = max(worst, _compare(loss, logits, targets, values, directions=4 if values else 0))
+    # Far out too, where most slopes are flat or steady and a formula's branches may end.
+    logits, targets = subject.batch(seed=44)
+    worst = max(worst, _compare(subject.make(), 4 * logits + 6 * logits.sign(), targets, {}, 6))
+    if not worst_slope(subject):
+        raise Failure("the gradient is 0 everywhere")
     return f"largest error {worst:.0e} of the largest slope"
+
+
+def every_reduction(subject: Subject) -> str:
+    """The gradient is right under every reduction; under `none`, whatever comes from above."""
+    logits, targets = subject.batch(seed=45)
+    told = []
+    for reduction in subject.says.reductions if subject.own else ("mean", "sum", "none"):
+        try:
+            loss = subject.make(reduction=reduction)
+        except Exception as error:
+            if subject.own:
+                raise
+            raise Skip("takes no reduction") from error
+        _compare(loss, logits, targets, {}, directions=2, what=f", reduction {reduction}")
+        told.append(reduction)
+    return ", ".join(told)
+
+
+def worst_slope(subject: Subject) -> float:
+    """The largest slope on ordinary logits."""
+    return value_and_gradient(subject.make(), *subject.batch(seed=46))[1].abs().max().item()
 
 
 def soft_target_gradient(subject: Subject) -> str:
@@ -156,25 +182,49 @@ def nothing_learns(subject: Subject) -> str:
 
 
 def _compare(
-    loss: torch.nn.Module, logits: Tensor, targets: Tensor, values: dict, directions: int = 0
+    loss: torch.nn.Module,
+    logits: Tensor,
+    targets: Tensor,
+    values: dict,
+    directions: int = 0,
+    what: str = "",
 ) -> float:
     """Largest error of the gradient, relative to the largest slope; raises `Failure`.
 
     Along every logit by itself, or along that many random directions.
     """
-    plain = clone(loss)
-    tape = Tape()
+    plain, tape = clone(loss), Tape()
     with seeded(), tape:
-        loss(logits.clone().requires_grad_(), targets)
+        recorded = loss(logits.clone().requires_grad_(), targets).detach()
+    # Random weights from above, so that values of single elements do not hide in their sum.
+    above = torch.ones_like(recorded)
+    if recorded.ndim:
+        draw = torch.Generator().manual_seed(9)
+        above = torch.randn(recorded.shape, generator=draw, dtype=recorded.dtype)
+
+    def replay(start: torch.nn.Module, x: Tensor) -> Tensor:
+        # What a loss changes without grad has happened on the recording run; the rest happens anew.
+        own = clone(start) if moves else start
+        with seeded(), tape.playing():
+            return (own(x, targets) * above).sum()
+
+    moves = not isinstance(loss, Loss) or bool(loss.state_dict())
+    same = [
+        each
+        for each in (loss, plain)
+        if torch.equal(replay(each, logits).detach(), (recorded * above).sum())
+    ]
+    start = same[0] if same else loss
 
     def value(x: Tensor) -> Tensor:
-        with seeded(), tape.playing():
-            return loss(x, targets).sum()
+        return replay(start, x)
 
     x = logits.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(value(x), x)
-    _, ordinary = value_and_gradient(plain, logits, targets)
-    exact = value(logits).dtype == torch.float64
+    x = logits.clone().requires_grad_()
+    with seeded():
+        (ordinary,) = torch.autograd.grad((clone(plain)(x, targets) * above).sum(), x)
+    exact = recorded.dtype == torch.float64 and not tape.saw_float32
     ways = _ways(logits, directions)
     steps = STEPS if exact else (3e-2, 6e-2)
     tolerance = TOLERANCE if exact else 2e-2
@@ -187,7 +237,7 @@ def _compare(
 
     fine, coarse = slopes(steps[0]), None
     worst = 0.0
-    for found, what in ((gradient, "gradient"), (ordinary, "gradient of an ordinary call")):
+    for found, which in ((gradient, "gradient"), (ordinary, "gradient of an ordinary call")):
         along = (ways * found).flatten(1).sum(1)
         scale = max(fine.abs().max().item(), gradient.abs().max().item(), 1e-8)
         errors = ((along - fine).abs() / scale).nan_to_num(nan=torch.inf)
@@ -199,7 +249,8 @@ def _compare(
             at = int(errors.argmax())
             where = "in a random direction" if directions else f"at logit {logits.view(-1)[at]:.4g}"
             raise Failure(
-                f"{what} {along[at]:.6g}, finite difference {fine[at]:.6g} {where}, {_told(values)}"
+                f"{which} {along[at]:.6g}, finite difference {fine[at]:.6g} {where}, "
+                f"{_told(values)}{what}"
             )
     return worst
 

@@ -2,12 +2,64 @@
 
 import copy
 import io
+import random
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from losslab.losses.conformance.outcomes import Failure, Skip
 from losslab.losses.conformance.subject import Subject, clone, seeded, value_and_gradient
+
+
+def plain_call(subject: Subject) -> str:
+    """A batch of ordinary logits gives a finite value and gradient."""
+    logits, targets = subject.batch(seed=38)
+    value, gradient = value_and_gradient(subject.make(), logits, targets)
+    for what, found in (("value", value), ("gradient", gradient)):
+        if not found.isfinite().all():
+            bad = found[~found.isfinite()].view(-1)[0].item()
+            raise Failure(
+                f"the {what} of ordinary logits is {bad}; does it take logits, and not "
+                f"probabilities?"
+            )
+    return "" if subject.dtype == torch.float64 else "computes in float32 only: coarse tolerances"
+
+
+def settings_untouched(subject: Subject) -> str:
+    """Random generators, threads, default dtype and the like are as they were."""
+    logits, targets = subject.batch(seed=39)
+    x = logits.requires_grad_()
+    loss = subject.make()
+    with seeded(4711):  # a state that no loss leaves by seeding
+        before = _settings(targets, x)
+        loss(x, targets)
+        after = _settings(targets, x)
+    for what, was in before.items():
+        if was != after[what]:
+            _restore(before)
+            hint = "; it draws numbers or seeds" if "generator" in what else ""
+            raise Failure(f"a call changed {what}{hint}")
+    return ""
+
+
+def _settings(targets: Tensor, logits: Tensor) -> dict[str, object]:
+    return {
+        "torch's random generator": torch.get_rng_state().numpy().tobytes(),
+        "NumPy's random generator": str(np.random.get_state()),  # noqa: NPY002
+        "Python's random generator": random.getstate(),
+        "torch's default dtype": torch.get_default_dtype(),
+        "torch's number of threads": torch.get_num_threads(),
+        "torch's anomaly mode": torch.is_anomaly_enabled(),
+        "the targets' requires_grad": targets.requires_grad,
+        "the logits' grad": logits.grad is None,
+    }
+
+
+def _restore(before: dict[str, object]) -> None:
+    torch.set_default_dtype(before["torch's default dtype"])  # type: ignore[arg-type]
+    torch.set_num_threads(before["torch's number of threads"])  # type: ignore[arg-type]
+    torch.autograd.set_detect_anomaly(bool(before["torch's anomaly mode"]))
 
 
 def grad_mode(subject: Subject) -> str:
@@ -36,7 +88,6 @@ def inputs_untouched(subject: Subject) -> str:
     """Logits and targets are not changed in place."""
     logits, targets = subject.batch(seed=21)
     before = logits.clone(), targets.clone()
-    value_and_gradient(subject.make(), logits, targets)
     with seeded(), torch.no_grad():
         subject.make()(logits, targets)
     if not (torch.equal(logits, before[0]) and torch.equal(targets, before[1])):
@@ -49,13 +100,16 @@ def repeatable(subject: Subject) -> str:
     loss = subject.make()
     logits, targets = subject.batch(seed=22)
     other = subject.batch(seed=23)
-    first, _ = value_and_gradient(loss, logits, targets)
+    before = _copied(loss)
+    first, slope = value_and_gradient(loss, logits, targets)
     for _ in range(2):
         value_and_gradient(loss, *other)
-    again, _ = value_and_gradient(loss, logits, targets)
-    if _has_state(loss):
-        return f"state: {', '.join(loss.state_dict())}"
-    _same(again, first, "after other batches, though it has no buffer that keeps state")
+    again, slope_again = value_and_gradient(loss, logits, targets)
+    changed = [name for name, value in loss.state_dict().items() if not _equal(value, before[name])]
+    if changed:
+        return f"state: {', '.join(changed)}"
+    _same(again, first, "after other batches, though no buffer of the state dict keeps state")
+    _same(slope_again, slope, "(gradient) after other batches, though no buffer keeps state")
     return "no state"
 
 

@@ -16,6 +16,8 @@ from losslab.errors import BadInput
 from losslab.hyperparameters import Hyperparameter
 from losslab.losses import LOSSES
 from losslab.losses.base import Loss
+from losslab.losses.conformance.outcomes import Failure
+from losslab.losses.conformance.strangers import guesses
 
 COLUMNS = 4
 COUNTS = {1: [75, 25], COLUMNS: [60, 25, 10, 5]}
@@ -27,8 +29,6 @@ LAYOUTS = {
 }
 # Some libraries take images only.
 _IMAGES = {"sigmoid": ("(N, K, H, W)",), "softmax": ("(N, C, H, W)",)}
-# Numbers of other people's constructors that only keep a denominator from being 0.
-_GUARDS = {"eps", "epsilon", "smooth_nr", "smooth_dr"}
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Subject:
     """One loss under one link with batches of one layout.
 
     `own`: a subclass of `Loss`, which promises more than any module does. `fixed`: what it is
-    built with; `declared`: its continuous hyper-parameters (those of other people's losses are
-    read from their constructor, with guessed ranges).
+    built with; `declared`: its continuous hyper-parameters; `guessed`: values to try of other
+    people's constructor arguments; `dtype`: the most exact one that it computes in.
     """
 
     name: str
@@ -47,6 +47,8 @@ class Subject:
     own: bool
     fixed: Mapping[str, Any] = field(default_factory=dict)
     declared: Mapping[str, Hyperparameter] = field(default_factory=dict)
+    guessed: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    dtype: torch.dtype = torch.float64
 
     @property
     def case(self) -> str:
@@ -64,10 +66,13 @@ class Subject:
         if self.own:
             counts = COUNTS[1 if self.layout == "(N,)" else COLUMNS]
             arguments = {"link": self.link, "class_counts": counts, **arguments}
-        return self.kind(**arguments)
+            return self.kind(**arguments)
+        loss = self.kind(**arguments)
+        return loss.to(self.dtype) if isinstance(loss, nn.Module) else loss
 
-    def batch(self, seed: int = 0, dtype: torch.dtype = torch.float64, size: int = 7) -> tuple:
+    def batch(self, seed: int = 0, dtype: torch.dtype | None = None, size: int = 7) -> tuple:
         """Logits and targets; two batches of one seed are the same."""
+        dtype = self.dtype if dtype is None else dtype
         draw = torch.Generator().manual_seed(seed)
         if self.link == "identity":
             return _boxes(size, draw, dtype)
@@ -85,11 +90,16 @@ class Subject:
         targets.view(-1)[:2] = torch.tensor([0, 1]).to(targets)  # both kinds, always
         return logits, targets
 
+    def values(self) -> dict[str, tuple[float, ...]]:
+        """Values to try of each hyper-parameter, one at a time."""
+        declared = {name: tuple(values_of(entry)) for name, entry in self.declared.items()}
+        return {**declared, **self.guessed}
+
     def spaces(self, draws: int = 6) -> list[dict[str, float]]:
         """Hyper-parameter values to try: the defaults, each end, and points between them."""
         points: list[dict[str, float]] = [{}]
-        for name, entry in self.declared.items():
-            points += [{name: value} for value in values_of(entry)]
+        for name, values in self.values().items():
+            points += [{name: value} for value in values]
         if len(self.declared) > 1:
             drawn = np.random.default_rng(0).random((draws, len(self.declared)))
             rows = [[0.0] * len(self.declared), [1.0] * len(self.declared), *drawn]
@@ -145,8 +155,12 @@ def value_and_gradient(
 ) -> tuple[Tensor, Tensor]:
     """The loss of a batch (summed if it is not reduced) and its gradient; the draws are fixed."""
     x = logits.detach().clone().requires_grad_()
+    if not isinstance(loss, Loss):
+        loss.to(logits.dtype)  # class weights of other people's losses go by their own dtype
     with seeded(seed):
         value = loss(x, targets)
+        if not value.requires_grad:
+            raise Failure("the value carries no gradient")
         (gradient,) = torch.autograd.grad(value.sum(), x)
     return value.detach(), gradient
 
@@ -165,6 +179,8 @@ def subjects(name: str, link: str | None = None, **fixed: Any) -> list[Subject]:
             f"function of logits and targets in one)"
         )
     links = kind.links if own else ("sigmoid", "softmax", "identity")
+    if isinstance(links, str) or not set(links) <= set(LAYOUTS) or not links:
+        raise BadInput(f"{name}: links must be a tuple out of {tuple(LAYOUTS)}, got {links!r}")
     if link is not None and link not in links:
         raise BadInput(f"--link: {name} exists for {' and '.join(links)}, got {link!r}")
     wanted = (link,) if link else links if own else ("sigmoid", "softmax")
@@ -186,7 +202,26 @@ def subjects(name: str, link: str | None = None, **fixed: Any) -> list[Subject]:
             f"{name} cannot be checked; it takes no batch of any layout "
             f"(give constructor arguments with --set NAME=VALUE):\n  " + "\n  ".join(refusals)
         )
-    return [replace(case, declared=_declared(case)) for case in found]
+    return [_completed(case) for case in found]
+
+
+def _completed(case: Subject) -> Subject:
+    """The case with what can be varied, and in the dtype that it can be checked in."""
+    if case.own:
+        declared = case.says.declared(case.link)
+        kept = {name: entry for name, entry in declared.items() if name not in case.fixed}
+        return replace(case, declared=kept)
+    if _raises(case, {}) and not _raises(replace(case, dtype=torch.float32), {}):
+        case = replace(case, dtype=torch.float32)
+    return replace(case, guessed=guesses(case.kind, case.fixed, lambda v: not _raises(case, v)))
+
+
+def _raises(case: Subject, values: Mapping[str, float]) -> bool:
+    try:
+        case.make(**values)(*case.batch())
+    except Exception:
+        return True
+    return False
 
 
 def _builds(kind: Any) -> bool:
@@ -205,30 +240,17 @@ def _refusal(subject: Subject) -> str:
     """
     logits, targets = subject.batch(dtype=torch.float32)
     try:
-        loss = subject.make()
+        loss = replace(subject, dtype=torch.float32).make()
         if not isinstance(loss, nn.Module):
             return f"gives a {type(loss).__name__}, not a torch.nn.Module"
         value = loss(logits.requires_grad_(), targets)
     except Exception as error:
         if subject.own and not isinstance(error, BadInput | TypeError):
             return ""
+        if subject.own and "elementwise returned" in str(error):
+            return ""
         return f"{type(error).__name__}: {error}"
-    if not subject.own and (not isinstance(value, Tensor) or not value.requires_grad):
-        return "its value is not a tensor with a gradient"
-    return ""
-
-
-def _declared(subject: Subject) -> dict[str, Hyperparameter]:
-    if subject.own:
-        declared = subject.says.declared(subject.link)
-        return {name: entry for name, entry in declared.items() if name not in subject.fixed}
-    found = {}
-    for name, parameter in inspect.signature(subject.kind).parameters.items():
-        default = subject.fixed.get(name, parameter.default)
-        if isinstance(default, float) and name not in _GUARDS:
-            low, high = (0.5 * default, 2 * default) if default else (0.0, 0.5)
-            found[name] = Hyperparameter(default, min(low, high), max(low, high), "")
-    return found
+    return "" if isinstance(value, Tensor) else f"gives a {type(value).__name__}, not a tensor"
 
 
 def _boxes(size: int, draw: torch.Generator, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -300,3 +300,93 @@ class WrongSecondOrder(Good):
     def elementwise(self, logits, targets):
         sign = 2 * targets - 1
         return _Once.apply(logits * sign) * (self.gamma.to(logits.dtype) + 1)
+
+
+class NaNInAModule(nn.Module):
+    """The usual formula again, with a whole number for a default."""
+
+    def __init__(self, gamma=2):
+        super().__init__()
+        self.gamma = gamma
+
+    def forward(self, logits, targets):
+        ce = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        return ((1 - torch.exp(-ce)) ** self.gamma * ce).mean()
+
+
+class _Halved(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, value):
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, upstream):
+        return upstream / 2
+
+
+class HalfTheGradientOfASum(GoodModule):
+    def forward(self, logits, targets):
+        value = super().forward(logits, targets)
+        return _Halved.apply(value) if self.reduction == "sum" else value
+
+
+class FlatFarOut(nn.Module):
+    def forward(self, logits, targets):
+        return _FlatFarOut.apply(logits, targets).mean()
+
+
+class _FlatFarOut(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, y):
+        ctx.save_for_backward(x, y)
+        return F.softplus(x) - y * x
+
+    @staticmethod
+    def backward(ctx, upstream):
+        x, y = ctx.saved_tensors
+        return upstream * (torch.sigmoid(x) - y) * (x.abs() < 8), None
+
+
+class Reseeds(nn.Module):
+    def forward(self, logits, targets):
+        torch.manual_seed(0)
+        return F.binary_cross_entropy_with_logits(logits, targets)
+
+
+class MixesClassesAndPositions(Loss):
+    links = ("softmax",)
+
+    def elementwise(self, logits, targets):
+        rows = logits.reshape(-1, logits.shape[1])
+        return F.cross_entropy(rows, targets.reshape(-1), reduction="none").view(targets.shape)
+
+
+class NoGradient(nn.Module):
+    def forward(self, logits, targets):
+        return (logits * 0 + targets).mean()
+
+
+class GoodWeights(nn.Module):
+    """Class weights in a float32 buffer, and torch's own weighted mean."""
+
+    def __init__(self, reduction="mean"):
+        super().__init__()
+        self.reduction = reduction
+        self.register_buffer("weight", torch.tensor([1.0, 2.0, 3.0, 4.0]))
+
+    def forward(self, logits, targets):
+        return F.cross_entropy(logits, targets, weight=self.weight, reduction=self.reduction)
+
+
+class GoodRunningMean(nn.Module):
+    """State that is assigned, detached, outside of no_grad."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("running", torch.ones(()))
+
+    def forward(self, logits, targets):
+        values = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        if self.training:
+            self.running = 0.9 * self.running + 0.1 * values.mean().detach()
+        return values.mean() / self.running

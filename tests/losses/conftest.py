@@ -71,6 +71,7 @@ def conforms():
             left_out = () if first and index == 0 else ("torch.compile",)
             if index > 0:
                 left_out += (
+                    "gradient under each reduction",
                     "second order",
                     "gradient at soft targets",
                     "extreme logits in float16",

@@ -28,7 +28,17 @@ def failed(path, leave_out=QUICK, **arguments):
     return {o.check: o.detail for o in check_subject(first, leave_out).failures}
 
 
-@pytest.mark.parametrize("path", ["Good", "GoodModule", "GoodState", "GradientThroughWeights"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "Good",
+        "GoodModule",
+        "GoodState",
+        "GoodWeights",
+        "GoodRunningMean",
+        "GradientThroughWeights",
+    ],
+)
 def test_good_losses_pass(path):
     assert failed(f"broken_losses:{path}", leave_out=()) == {}
 
@@ -63,9 +73,13 @@ def test_well_kept_libraries_pass(path, arguments):
         ("MeanWithoutAName", "a batch twice", "neither a mean (1) nor a sum (2)"),
         ("InertModule", "every hyper-parameter has an effect", "alpha is inert"),
         ("StateInAnAttribute", "no gradient into weights and state", "backward"),
-        ("StateInAFloat", "same call, same value", "no buffer that keeps state"),
+        ("StateInAFloat", "same call, same value", "no buffer of the state dict keeps state"),
         ("StateInTheClass", "instances apart", "another one was trained"),
-        ("StateOutsideTheStateDict", "same call, same value", "no buffer that keeps state"),
+        (
+            "StateOutsideTheStateDict",
+            "same call, same value",
+            "no buffer of the state dict keeps state",
+        ),
         ("StateLearnsFromValidation", "eval leaves the state", "changed running"),
         ("StateAssigned", "vmap against a loop", "state running"),
         ("GradientThroughTheState", "no gradient into weights and state", ""),
@@ -77,12 +91,24 @@ def test_well_kept_libraries_pass(path, arguments):
         ("FalseIdentity", "identities", "gamma 1 is cross-entropy: value off by"),
         ("ScalesItsSavedGradient", "backward twice, and scaled", "second gradient differs"),
         ("WrongSecondOrder", "second order", "has no graph"),
+        ("NaNInAModule", "extreme logits", "nan at gamma=0.5"),
+        ("HalfTheGradientOfASum", "gradient under each reduction", "reduction sum"),
+        ("FlatFarOut", "gradient against finite differences", "finite difference"),
+        ("Reseeds", "settings untouched", "torch's random generator"),
+        ("NoGradient", "gradient against finite differences", "0 everywhere"),
     ],
 )
 def test_each_broken_loss_fails_for_its_reason(path, check, told):
     found = failed(f"broken_losses:{path}")
     assert check in found, found
     assert told in found[check]
+
+
+def test_classes_and_positions_mixed_up_are_found():
+    case = subjects("broken_losses:MixesClassesAndPositions")[1]
+    assert case.layout == "(N, C, L)"
+    found = {o.check: o.detail for o in check_subject(case, QUICK).failures}
+    assert "as those of (N L, C)" in found["classes and positions apart"]
 
 
 def test_what_the_compiler_gets_wrong_is_found():
