@@ -19,6 +19,8 @@ def check(
     from losslab.losses.conformance import check_loss
 
     values = constructor_arguments(arguments)
+    if "link" in values:
+        raise BadInput("--set link: give the link by --link")
     cases, failed = 0, []
     for name in losses:
         for report in check_loss(name, link, **values):

@@ -190,6 +190,7 @@ def test_the_command(capsys):
         (["focal", "--set", "gamma"], "expected NAME=VALUE"),
         (["torch.nn.functional:cross_entropy"], "wrap a function"),
         (["math:pi"], "float"),
+        (["ce", "--set", "link=softmax"], "give the link by --link"),
     ],
 )
 def test_bad_input_is_told_without_a_traceback(arguments, told, capsys):
