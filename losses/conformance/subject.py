@@ -100,7 +100,7 @@ class Subject:
         points: list[dict[str, float]] = [{}]
         for name, values in self.values().items():
             points += [{name: value} for value in values]
-        if len(self.declared) > 1:
+        if self.own and len(self.declared) > 1:
             drawn = np.random.default_rng(0).random((draws, len(self.declared)))
             rows = [[0.0] * len(self.declared), [1.0] * len(self.declared), *drawn]
             points += [
@@ -213,7 +213,14 @@ def _completed(case: Subject) -> Subject:
         return replace(case, declared=kept)
     if _raises(case, {}) and not _raises(replace(case, dtype=torch.float32), {}):
         case = replace(case, dtype=torch.float32)
-    return replace(case, guessed=guesses(case.kind, case.fixed, lambda v: not _raises(case, v)))
+    guessed = guesses(case.kind, case.fixed, lambda values: not _raises(case, values))
+    given = inspect.signature(case.kind).parameters
+    defaults = {name: case.fixed.get(name, given[name].default) for name in guessed}
+    declared = {
+        name: Hyperparameter(float(defaults[name]), min(values), max(values), "")
+        for name, values in guessed.items()
+    }
+    return replace(case, declared=declared, guessed=guessed)
 
 
 def _raises(case: Subject, values: Mapping[str, float]) -> bool:

@@ -261,7 +261,7 @@ def test_a_module_with_one_value_for_the_batch(kind):
 
 def test_guessed_ranges_end_where_a_constructor_refuses():
     curves = _one(_path(MeanOfBCE))
-    assert curves.values("weight") == [0.5, 1.0, 1.25]  # .875 is too near 1
+    assert curves.values("weight") == [0.0, 0.25, 0.5, 0.75, 1.0]  # 2, its double, is refused
     np.testing.assert_allclose(curves.line("weight", ANY, 0.5)["weight"], 0.5, rtol=1e-4)
 
 
