@@ -69,7 +69,7 @@ class BalancedCrossEntropy(ClassBalancedLoss):
         return link == "softmax"
 
     def fused(self, logits: Tensor, targets: Tensor) -> Tensor | None:
-        """The reduced loss in one pass, on plain CPU tensors."""
+        """The reduced loss in one pass, see `focal_total`."""
         return focal_total(logits, targets, None, self.alpha, self.ignore_index, self.reduction)
 
     def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:

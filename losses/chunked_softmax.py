@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from losslab.losses.chunked import Power
+from losslab.losses.focal_chunk import Power
 from losslab.losses.formulas import focal_terms, margin_terms
 
 CHUNK = 1 << 18  # logits: only the gradient's own chunk has to stay in cache
@@ -34,7 +34,7 @@ class SoftmaxFocalValues(Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        """Slopes times upstream, in new memory: the graph may be walked again."""
+        """Slopes times upstream."""
         logits, targets, slopes = ctx.saved_tensors
         if torch.is_grad_enabled():
             slopes = _differentiable(logits, targets, ctx.gamma)
@@ -115,7 +115,7 @@ def _parts(logits: Tensor) -> Iterator[tuple[slice, ...]]:
     if logits.numel() == 0:
         return
     per_example = logits[0].numel()
-    chunk = CHUNK * min(torch.get_num_threads(), max(1, logits.numel() // (4 * CHUNK)))
+    chunk = CHUNK * torch.get_num_threads()  # every thread wants a chunk's worth
     if per_example > chunk and logits.ndim > 2:
         step = max(1, chunk // inner)
         for i in range(number):

@@ -28,7 +28,7 @@ class CrossEntropy(Loss):
     identities = (Identity("two-class softmax is sigmoid", {}, "ce", two_class=True),)
 
     def fused(self, logits: Tensor, targets: Tensor) -> Tensor | None:
-        """The reduced loss in one pass, on plain CPU tensors."""
+        """The reduced loss in one pass, see `focal_total`."""
         return focal_total(logits, targets, None, None, self.ignore_index, self.reduction)
 
     def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:

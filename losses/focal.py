@@ -102,7 +102,7 @@ class Focal(ClassBalancedLoss):
         return link == "softmax" and values.get("a", 0.0) != 0
 
     def fused(self, logits: Tensor, targets: Tensor) -> Tensor | None:
-        """The reduced loss in one pass, on plain CPU tensors."""
+        """The reduced loss in one pass, see `focal_total`."""
         return focal_total(
             logits, targets, self.gamma, self.alpha, self.ignore_index, self.reduction
         )

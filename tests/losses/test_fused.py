@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from losslab.losses import LOSSES, chunked, chunked_softmax
+from losslab.losses import LOSSES, chunked_softmax, focal_chunk
 from losslab.losses.closed_form import focal, focal_terms, focal_total, margin, softmax_focal
 from losslab.losses.focal import Focal
 from losslab.losses.formulas import focal_values
@@ -39,7 +39,7 @@ def expected_of(logits, targets, gamma, alpha, ignored, reduction):
 def test_a_reduced_loss_is_the_reduction_of_its_elements(gamma, reduction, soft):
     draw = torch.Generator().manual_seed(1)
     # more than two chunks, the last of them short
-    size = 2 * chunked.CHUNK + 77
+    size = 2 * focal_chunk.CHUNK + 77
     x = 4 * torch.randn(size, generator=draw)
     y = torch.rand(size, generator=draw) if soft else (torch.rand(size, generator=draw) < 0.1) * 1.0
     y[::7] = -1
