@@ -35,6 +35,7 @@ from losslab.losses import LOSSES
 Contender = Callable[[Tensor, Tensor], Tensor]
 ROUNDS = {10_000: 100, 1_000_000: 15, 16_000_000: 3}  # rounds at so many logits
 STEPS = {10_000: 10, 1_000_000: 3, 16_000_000: 1}  # steps in a turn
+PATIENCE = 2.0  # seconds of a contender's turns, after which it sits the other rounds out
 CLASSES = (10, 100, 1000)
 SOFTMAX_LOGITS = 1_000_000
 FLOOR = "torch (floor)"
@@ -108,7 +109,8 @@ def compare(
     turns: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, loss in contenders.items():
-            turns[name].append(min(seconds(loss, logits, targets) for _ in range(steps)))
+            if sum(turns[name]) * steps < PATIENCE:
+                turns[name].append(min(seconds(loss, logits, targets) for _ in range(steps)))
     times = {name: statistics.median(turn) * 1e3 for name, turn in turns.items()}
     print(f"\n{title}\n  {'':<18}{'ms':>10}{'ratio':>8}{'peak MB':>11}{'ratio':>8}")
     for name, milliseconds in times.items():
