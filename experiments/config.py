@@ -28,7 +28,14 @@ from losslab.experiments.consistency import (
 from losslab.experiments.options import booleans_as_numbers, problems_of
 from losslab.experiments.reading import apply_overrides, find_study, normalise, read_yaml
 from losslab.experiments.resolving import Resolver
-from losslab.experiments.schema import ARM_SECTIONS, Confirm, Metrics, Search, StudyFile
+from losslab.experiments.schema import (
+    ARM_SECTIONS,
+    Confirm,
+    Metrics,
+    Search,
+    StudyFile,
+    megabytes_of,
+)
 from losslab.experiments.spaces import Space, Value, leaves, merged, set_path
 from losslab.losses import LOSSES
 
@@ -87,12 +94,15 @@ class Study:
 
     `baseline` is the arm that others are compared with, `standing` that of plain cross-entropy,
     which is also judged with the class prior taken off its logits; mostly they are the same.
+    `memory` is what a stack of trainings may take, in megabytes.
     """
 
     name: str
     question: str
     seed: int
     device: str
+    engine: str
+    memory: float
     baseline: str
     standing: str
     arms: dict[str, Arm]
@@ -162,6 +172,8 @@ def load_study(
         question=file.question,
         seed=file.seed,
         device=file.device,
+        engine=file.engine,
+        memory=megabytes_of(file.memory),
         baseline=baseline,
         standing=standing,
         arms=arms,
@@ -276,6 +288,8 @@ def _resolved(
         "question": file.question,
         "seed": file.seed,
         "device": file.device,
+        "engine": file.engine,
+        "memory": file.memory,
         "baseline": baseline,
         "search": file.search.model_dump(),
         "confirm": file.confirm.model_dump(),
@@ -302,7 +316,8 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         grown = path in ("search.trials", "confirm.seeds") and now is not None and now >= was
         # A table may lie elsewhere than when the study began: its content hash is compared.
         moved = path.endswith("dataset.path")
-        if was != now and not (grown or moved or path == "question"):
+        # How much memory a stack may take changes what is stacked from now on, and no result.
+        if was != now and not (grown or moved or path in ("question", "memory")):
             lines.append(f"{path}: {_shown(was)} -> {_shown(now)}")
     return lines
 

@@ -7,7 +7,8 @@ import numpy as np
 from losslab.experiments.data import held_out
 from losslab.experiments.decisions import Decision, default_decision, prior_corrected, tuned
 from losslab.experiments.metrics import evaluate, metric
-from losslab.experiments.training import Parts, State, logits_and_targets, prepare
+from losslab.experiments.states import State
+from losslab.experiments.training import Parts, at_precision, logits_and_targets, prepare
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ def judge(state: State, decision: str, with_prior_correction: bool) -> Verdict:
     parts.model.load_state_dict(state.judged_model)
     arrays: dict[str, np.ndarray] = {"train_class_counts": parts.data.class_counts}
     for name, examples in (("val", parts.data.validation), ("test", test)):
+        examples = at_precision(examples, job)
         logits, targets, ids = logits_and_targets(parts.model, examples, parts.task, job.link)
         if state.diverged or not np.isfinite(logits).all():
             logits = np.zeros_like(logits)

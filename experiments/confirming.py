@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from losslab.experiments.config import Arm
 from losslab.experiments.context import Context, Training
 from losslab.experiments.folder import read_json
-from losslab.experiments.searching import train_all
+from losslab.experiments.waves import train_all
 
 
 def confirm(context: Context, selected: Mapping[str, Mapping[str, Any]]) -> None:
@@ -15,41 +16,47 @@ def confirm(context: Context, selected: Mapping[str, Mapping[str, Any]]) -> None
     class prior taken out of its logits: cross-entropy with a tuned threshold or with that
     correction is the standing baseline of every study.
     """
-    study, current = context.study, set()
+    study = context.study
     variants = ["selected", "defaults"] if study.confirm.defaults else ["selected"]
-    for seed in range(study.confirm.seeds):
-        trainings = []
-        for arm in study.arms.values():
-            place = context.folder.confirmation(arm.slug)
-            place.mkdir(parents=True, exist_ok=True)
-            for variant in variants:
-                chosen = selected[arm.name] if variant == "selected" else None
-                training = Training(
-                    arm=arm,
-                    phase="confirm",
-                    params=chosen["params"] if chosen else arm.defaults,
-                    seed_index=seed,
-                    file=place / f"{variant}-{seed:04d}.json",
-                    trial=chosen["trial"] if chosen else None,
-                    variant=variant,
-                )
-                _set_superseded_aside(context, training)
-                trainings.append(training)
-        current |= {training.key for training in trainings}
-        judged = {
-            training.key: {
-                "outputs": training.file.with_suffix(""),
-                "decision": study.metrics.decision,
-                "prior_corrected": training.arm.name == study.standing,
-            }
-            for training in trainings
+    trainings = [
+        _training(context, arm, variant, seed, selected[arm.name])
+        for seed in range(study.confirm.seeds)
+        for arm in study.arms.values()
+        for variant in variants
+    ]
+    for training in trainings:
+        _set_superseded_aside(context, training)
+    judged = {
+        training.key: {
+            "outputs": training.file.with_suffix(""),
+            "decision": study.metrics.decision,
+            "prior_corrected": training.arm.name == study.standing,
         }
-        train_all(context, trainings, judged)
+        for training in trainings
+    }
+    train_all(context, trainings, judged)
     for arm in study.arms.values():
         # Asked for every time, since a kill may have come before the run was discarded.
         for old in context.folder.confirmation(arm.slug).glob("*.json.superseded-*"):
-            if (key := read_json(old)["key"]) not in current:
+            if (key := read_json(old)["key"]) not in judged:
                 context.tracker.discard(key)
+
+
+def _training(
+    context: Context, arm: Arm, variant: str, seed: int, chosen: Mapping[str, Any]
+) -> Training:
+    place = context.folder.confirmation(arm.slug)
+    place.mkdir(parents=True, exist_ok=True)
+    tuned = variant == "selected"
+    return Training(
+        arm=arm,
+        phase="confirm",
+        params=chosen["params"] if tuned else arm.defaults,
+        seed_index=seed,
+        file=place / f"{variant}-{seed:04d}.json",
+        trial=chosen["trial"] if tuned else None,
+        variant=variant,
+    )
 
 
 def _set_superseded_aside(context: Context, training: Training) -> None:

@@ -11,8 +11,9 @@ from losslab.experiments.executors import Executor
 from losslab.experiments.folder import StudyFolder, read_json, write_json
 from losslab.experiments.metrics import METRICS
 from losslab.experiments.observing import Observer
+from losslab.experiments.plans import Plan
+from losslab.experiments.states import Job
 from losslab.experiments.tracking import Tracker
-from losslab.experiments.training import Job
 from losslab.experiments.work import Progress
 from losslab.randomness import seed_integer
 
@@ -69,6 +70,7 @@ class Context:
     tracker: Tracker
     observer: Observer
     device: str
+    plans: Mapping[str, Plan]
 
     @property
     def maximize(self) -> bool:
@@ -86,25 +88,19 @@ class Context:
             device=self.device,
         )
 
-    def state_file(self, training: Training) -> Path:
-        """Where a training's state is kept until it ends."""
-        file = training.file
-        return self.folder.states / f"{file.parent.name}-{file.stem}.pt"
-
     def store(
         self,
         training: Training,
         progress: Progress,
-        began: float,
         *,
         pruned: bool = False,
         reports: Mapping[int, float] | None = None,
         attributes: Mapping[str, Any] | None = None,
     ) -> Record:
-        """Write a training's record; only then is it finished, and only then its state may go."""
+        """Write a training's record; only then is it finished."""
         state = "diverged" if progress.diverged else "pruned" if pruned else "complete"
         rule = f"pruned at epoch {progress.epoch} by the {self.study.search.pruner} rule"
-        outputs = training.file.with_suffix(".npz")
+        outputs, now = training.file.with_suffix(".npz"), time.time()
         record = {
             "key": training.key,
             "arm": training.arm.name,
@@ -122,8 +118,9 @@ class Context:
             "judged_epoch": progress.judged_epoch,
             "epochs": progress.epoch,
             "seconds": round(progress.seconds, 4),
-            "started": began,
-            "ended": time.time(),
+            "started": now - progress.seconds,
+            "ended": now,
+            "engine": progress.engine,
             "history": progress.history,
             "metrics": progress.metrics,
             "pairing": progress.pairing,
@@ -133,7 +130,6 @@ class Context:
             "attributes": dict(attributes or {}),
         }
         write_json(training.file, record)
-        self.state_file(training).unlink(missing_ok=True)
         self.observer.finished(record)
         return record
 
@@ -141,7 +137,6 @@ class Context:
         """The record of a training that was finished before, if it was."""
         record: Record | None = read_json(training.file)
         if record is not None:
-            self.state_file(training).unlink(missing_ok=True)
             self.observer.already(record)
         return record
 

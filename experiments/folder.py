@@ -10,16 +10,19 @@ runs/<study>/
   confirm/<arm>/        selected-0000.json and .npz and .pt; defaults-0000...
   states/               trainings under way, at their last rung
   report/               tables and figures
+  data/                 the splits that workers share, while they work
 """
 
 import errno
 import fcntl
+import glob
 import json
 import os
+import shutil
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -46,6 +49,13 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_parts(paths: Iterable[Path]) -> None:
+    """Remove what a killed process has left half-written of these files."""
+    for path in paths:
+        for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+            part.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -106,6 +116,11 @@ class StudyFolder:
     def states(self) -> Path:
         """Where trainings under way are kept."""
         return self.path / "states"
+
+    @property
+    def data(self) -> Path:
+        """Where the splits lie that workers share, while they work."""
+        return self.path / "data"
 
     @property
     def report(self) -> Path:
@@ -189,6 +204,7 @@ class StudyFolder:
         """Remove what writes that were cut short have left behind."""
         for part in self.path.rglob(".*.part"):
             part.unlink(missing_ok=True)
+        shutil.rmtree(self.data, ignore_errors=True)
 
 
 def _lock(file: IO[str]) -> bool:

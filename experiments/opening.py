@@ -4,6 +4,7 @@ import platform
 import subprocess
 import time
 import uuid
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
@@ -14,20 +15,28 @@ from losslab.experiments.config import Study, changed_keys
 from losslab.experiments.data import dataset_for
 from losslab.experiments.folder import StudyFolder, read_json, write_json
 from losslab.experiments.observing import Observer
+from losslab.experiments.plans import Plan, plans_as_json
 
 PACKAGES = ("losslab", "torch", "optuna", "mlflow", "numpy", "scikit-learn", "scipy", "pandas")
 
 
 def open_study(
-    study: Study, folder: StudyFolder, device: str, fresh: bool, observer: Observer
+    study: Study,
+    folder: StudyFolder,
+    device: str,
+    plans: Mapping[str, Plan],
+    fresh: bool,
+    observer: Observer,
 ) -> dict[str, Any]:
     """Write `study.json`, or check that a started study is still the same; return its content.
+
+    The plans of a started study stay, unless its memory was changed.
 
     Raises `BadInput` with the changed keys, unless `fresh` sets the old study aside.
     """
     if fresh and (aside := folder.set_aside()):
         observer.note(f"the earlier study was moved to {aside}")
-    new = _entry(study, device)
+    new = {**_entry(study, device), "plans": plans_as_json(plans)}
     old = read_json(folder.study_file)
     begun = any(folder.path.glob("arms/*/generation-*.json"))
     if old is not None:
@@ -46,6 +55,8 @@ def open_study(
                 f"changed:{listed}\nSet them back, give the study another name, or start anew "
                 f"with --fresh (the old runs are kept)"
             )
+        if new["resolved"]["memory"] == old["resolved"].get("memory"):
+            new["plans"] |= old["plans"]
         _note_growth(old, new)
     write_json(folder.study_file, new)
     folder.clean_leftovers()
@@ -135,8 +146,11 @@ def _note_growth(old: dict[str, Any], new: dict[str, Any]) -> None:
     for key, name in (("budget", "trials"), ("seeds", "confirmation seeds")):
         if new[key] > old[key]:
             grown.append(f"{name}: {old[key]} -> {new[key]}")
+    was, now = old["resolved"].get("memory"), new["resolved"]["memory"]
+    if was != now:
+        grown.append(f"memory: {was} -> {now}")
     if changed := [p for p, v in new["versions"].items() if old["versions"].get(p) != v]:
-        was = ", ".join(f"{p} {old['versions'].get(p)} -> {new['versions'][p]}" for p in changed)
-        grown.append(f"versions changed: {was}")
+        told = ", ".join(f"{p} {old['versions'].get(p)} -> {new['versions'][p]}" for p in changed)
+        grown.append(f"versions changed: {told}")
     if grown:
         new["notes"] = [*old["notes"], {"time": time.time(), "text": "; ".join(grown)}]

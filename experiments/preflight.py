@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -10,7 +11,10 @@ from losslab.errors import BadInput
 from losslab.experiments.config import Arm, Study
 from losslab.experiments.context import metric_names
 from losslab.experiments.data import run_data
-from losslab.experiments.training import Job, Parts, advance, prepare, start, validate
+from losslab.experiments.plans import Plan
+from losslab.experiments.stacking import plan_of
+from losslab.experiments.states import Job
+from losslab.experiments.training import Parts, advance, prepare, start, validate
 from losslab.randomness import seed_integer
 
 
@@ -115,6 +119,14 @@ def _short(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
+def plan_study(study: Study, device: str) -> dict[str, Plan]:
+    """How every arm's trainings will run; `BadInput` if memory is too little for what is asked."""
+    return {
+        name: plan_of(first_job(study, arm, device), study.engine, study.memory)
+        for name, arm in study.arms.items()
+    }
+
+
 @dataclass(frozen=True)
 class Estimate:
     """What a study will take, from one timed epoch of every arm."""
@@ -124,6 +136,7 @@ class Estimate:
     confirmations: int
     seconds: float
     megabytes: float
+    plans: Mapping[str, Plan]
 
 
 def estimate(study: Study, device: str, workers: int) -> Estimate:
@@ -147,7 +160,12 @@ def estimate(study: Study, device: str, workers: int) -> Estimate:
         seconds += each * count
         megabytes += study.confirm.seeds * variants * (outputs + weights) / 1e6 + count * 0.02
     return Estimate(
-        searches + confirmations, searches, confirmations, seconds / max(workers, 1), megabytes
+        searches + confirmations,
+        searches,
+        confirmations,
+        seconds / max(workers, 1),
+        megabytes,
+        plan_study(study, device),
     )
 
 

@@ -5,20 +5,22 @@ same splits, initial weights and batches.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from losslab.experiments.config import Study, load_study
 from losslab.experiments.confirming import confirm
 from losslab.experiments.context import Context
-from losslab.experiments.executors import make_executor
+from losslab.experiments.executors import Kind, make_executor
 from losslab.experiments.folder import StudyFolder, home_folder
 from losslab.experiments.observing import Observer
 from losslab.experiments.opening import open_study, resolve_device
-from losslab.experiments.preflight import preflight
+from losslab.experiments.plans import plans_from_json
+from losslab.experiments.preflight import plan_study, preflight
 from losslab.experiments.search import Journal, check_sampler_packages
-from losslab.experiments.searching import search_arm
-from losslab.experiments.tracking import Tracker, local_store
+from losslab.experiments.searching import search_arms
+from losslab.experiments.tracking import make_tracker
 
 if TYPE_CHECKING:
     from losslab.analysis.frames import StudyFrames
@@ -30,7 +32,10 @@ def run_study(
     overrides: Sequence[str] = (),
     home: str | Path | None = None,
     tracking_uri: str | None = None,
-    workers: int = 1,
+    workers: int | None = 1,
+    executor: Kind = "local",
+    address: str | None = None,
+    gpus_per_task: float = 0.0,
     fresh: bool = False,
     observer: Observer | None = None,
 ) -> "StudyFrames":
@@ -38,9 +43,11 @@ def run_study(
 
     `source` is a shipped study's name, a path, or a mapping in the form of a study file;
     `overrides` are `path=value` texts; `home` is where studies live (LOSSLAB_HOME, else `runs`);
-    `tracking_uri` an MLflow server instead of the local store; `fresh` sets an existing study
-    aside and starts anew. The number of `workers` changes the time, never the results. Raises
-    `BadInput` with every mistake, before any training.
+    `tracking_uri` an MLflow server instead of the local store, or "none"; `fresh` sets an existing
+    study aside and starts anew. `workers` is how many pieces of work may be under way, None for all
+    cores; `executor` is who does them: local processes, or "ray" at `address` (see
+    docs/scaling.md). Both change the time, never the results. Raises `BadInput` with every mistake,
+    before any training.
 
     >>> frames = run_study("quickstart", overrides=["search.trials=4"])    # doctest: +SKIP
     """
@@ -54,12 +61,22 @@ def run_study(
     preflight(study, device)
     folder = StudyFolder(home_folder(home), study.name)
     folder.create()
-    with folder.locked():
-        entry = open_study(study, folder, device, fresh, observer)
-        uri = tracking_uri or local_store(folder.home)
-        tracker = Tracker(uri, folder.home, entry, folder.path / "tracking.jsonl")
+    limited = any(arm.config["training"].get("time_limit") for arm in study.arms.values())
+    workforce = make_executor(
+        workers,
+        executor,
+        address=address,
+        gpus_per_task=gpus_per_task,
+        time_limited=limited,
+        data_folder=folder.data,
+    )
+    with closing(workforce), folder.locked():
+        plans = plan_study(study, device)
+        entry = open_study(study, folder, device, plans, fresh, observer)
+        plans = plans_from_json(entry["plans"])
+        tracker = make_tracker(tracking_uri, folder.home, entry, folder.path / "tracking.jsonl")
         tracker.open()
-        context = Context(study, folder, make_executor(workers), tracker, observer, device)
+        context = Context(study, folder, workforce, tracker, observer, device, plans)
         status = "FAILED"
         try:
             _work(context)
@@ -75,8 +92,8 @@ def run_study(
             tracker.finish(status)
             if tracker.problem:
                 observer.note(
-                    f"MLflow at {uri} could not take everything ({tracker.problem}); all results "
-                    f"are in {folder.path}, and the same command mirrors what is missing"
+                    f"MLflow at {tracker.uri} could not take everything ({tracker.problem}); all "
+                    f"results are in {folder.path}, and the same command mirrors what is missing"
                 )
     return frames
 
@@ -86,7 +103,7 @@ def _work(context: Context) -> None:
     study, folder = context.study, context.folder
     context.observer.started(study, folder, planned_trainings(study))
     journal = Journal(folder.path / "journal.log")
-    selected = {name: search_arm(context, arm, journal) for name, arm in study.arms.items()}
+    selected = search_arms(context, journal)
     context.tracker.mirror_selected(selected)
     confirm(context, selected)
 

@@ -13,7 +13,7 @@ from losslab.errors import BadInput, LosslabError
 from losslab.experiments.data import dataset_for
 from losslab.experiments.models import MODELS
 from losslab.experiments.options import checked, options_model, problems_of
-from losslab.experiments.schema import Training
+from losslab.experiments.schema import FIXED, Training
 from losslab.experiments.spaces import (
     Choices,
     Range,
@@ -122,7 +122,7 @@ class Resolver:
             ):
                 spaces[name] = space
                 values[name] = space.start()
-        for name in ("epochs", "judge"):
+        for name in FIXED:
             if spaces.pop(name, None):
                 self.problems.append(
                     f"{where}.{name}: cannot be searched: budgets are equal in epochs, and one "

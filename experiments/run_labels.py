@@ -3,12 +3,86 @@
 import json
 import math
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
+from losslab.experiments.views import logarithmic_paths
 from losslab.randomness import stable_hash
 
 PARAM_LIMIT = 500  # characters; longer texts are cut, since the UI shows them in a column
+TAG_LIMIT = 8000  # characters; no store takes more
+STATUS = {"complete": "FINISHED", "pruned": "KILLED", "diverged": "FAILED"}
+
+
+@dataclass(frozen=True)
+class RunEntry:
+    """Everything that MLflow is to hold of one run; times are milliseconds since 1970.
+
+    `metrics` are (name, value, step), `dataset` the fields of an MLflow dataset. A run without
+    `ended` goes on.
+    """
+
+    key: str
+    name: str
+    tags: Mapping[str, str]
+    started: int
+    ended: int | None = None
+    status: str = "RUNNING"
+    params: Mapping[str, str] = field(default_factory=dict)
+    metrics: Sequence[tuple[str, float, int]] = ()
+    dataset: Mapping[str, str] | None = None
+
+    @property
+    def stored_tags(self) -> dict[str, str]:
+        """The tags as a store can hold them."""
+        return {name: value[:TAG_LIMIT] for name, value in self.tags.items()}
+
+
+def training_entry(
+    record: Mapping[str, Any], study: Mapping[str, Any], parent: str, dataset: Mapping[str, str]
+) -> RunEntry:
+    """The run of a finished training, under the run of its arm; `study` is study.json's content."""
+    return RunEntry(
+        key=record["key"],
+        name=run_name(record),
+        tags={**run_tags(record), **study_tags(study, record["key"], parent)},
+        started=int(record["started"] * 1000),
+        ended=int(record["ended"] * 1000),
+        status=STATUS[record["state"]],
+        params=run_params(record, logarithmic_paths(study, record["arm"])),
+        metrics=metrics_at_steps(record),
+        dataset=dataset,
+    )
+
+
+def study_tags(study: Mapping[str, Any], key: str, parent: str | None = None) -> dict[str, str]:
+    """What every run of a study carries: its own key, whose it is, and the run it belongs to."""
+    tags = {
+        "losslab.key": key,
+        "losslab.study_id": study["id"],
+        "losslab.study": study["study"],
+        "mlflow.source.name": "losslab",
+        "mlflow.source.type": "LOCAL",
+    }
+    if study["git"]:
+        tags["mlflow.source.git.commit"] = study["git"]
+    if parent is not None:
+        tags["mlflow.parentRunId"] = parent
+    return tags
+
+
+def study_dataset(study: Mapping[str, Any]) -> dict[str, str]:
+    """A study's dataset in the fields of an MLflow dataset."""
+    record = study["dataset"]
+    return {
+        "name": record["name"],
+        "digest": record["content_hash"],
+        "source_type": "code",
+        "source": json.dumps({"name": record["name"], **record["options"]}),
+        "profile": json.dumps({"splits": record["splits"]}),
+    }
 
 
 def run_name(record: Mapping[str, Any]) -> str:
@@ -75,6 +149,7 @@ def metrics_at_steps(record: Mapping[str, Any]) -> list[tuple[str, float, int]]:
     return found + [(safe_name(name), float(value), step) for name, value in final.items()]
 
 
+@lru_cache(maxsize=4096)
 def safe_name(name: str) -> str:
     """A name with nothing in it that MLflow refuses; a changed one carries a hash of the original.
 

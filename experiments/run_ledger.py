@@ -7,6 +7,7 @@ in between, a later mirroring knows to look for the run instead of making a seco
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 
 class RunLedger:
@@ -33,19 +34,24 @@ class RunLedger:
 
     def note(self, key: str, run_id: str | None = None, done: bool = False) -> None:
         """Write down that `key` is intended, has a run, or is done; the last word counts."""
-        entry = {"store": self.store, "key": key, "run_id": run_id, "done": done}
-        with self.path.open("ab+") as file:
-            torn = False
-            if file.seek(0, os.SEEK_END):
-                file.seek(-1, os.SEEK_END)
-                torn = file.read(1) != b"\n"
-            file.write(b"\n" * torn + json.dumps(entry).encode() + b"\n")
+        known = key in self.intended and self.ids.get(key) == run_id
+        if known and done == (key in self.done):
+            return
+        self._append({"store": self.store, "key": key, "run_id": run_id, "done": done})
         self._take(key, run_id, done)
 
     def forget(self) -> None:
         """Take back every id: the store is another one than it was. The keys stay intended."""
         for key in list(self.ids):
             self.note(key)
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        with self.path.open("ab+") as file:
+            torn = False
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                torn = file.read(1) != b"\n"
+            file.write(b"\n" * torn + json.dumps(entry).encode() + b"\n")
 
     def _take(self, key: str, run_id: str | None, done: bool) -> None:
         self.intended.add(key)

@@ -1,5 +1,6 @@
 """The sections of a study file, typed; what each key means stands in its description."""
 
+import re
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -27,9 +28,19 @@ class Training(Section):
     )
     warmup_epochs: float = Field(0, ge=0, description="linear warm-up from 0, in epochs")
     clip_norm: float | None = Field(None, gt=0, description="largest gradient norm; null for none")
+    precision: Literal["float32", "float64"] = Field(
+        "float32", description="of features, weights and optimiser"
+    )
+    time_limit: float | None = Field(
+        None, gt=0, description="seconds that one training may take; null for no limit"
+    )
     judge: Literal["last", "best_validation"] = Field(
         "last", description="which epoch's weights give a run its value, everywhere in the study"
     )
+
+
+#: What cannot be searched: it decides what a training is, not how good it is.
+FIXED = ("epochs", "judge", "precision", "time_limit")
 
 
 class Select(Section):
@@ -93,6 +104,19 @@ class Metrics(Section):
     )
 
 
+def megabytes_of(text: str) -> float:
+    """Megabytes (1e6 bytes) of a text such as "500 MB", "2GB" or "1.5 GiB".
+
+    >>> megabytes_of("500 MB"), megabytes_of("2GB")
+    (500.0, 2000.0)
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text, flags=re.IGNORECASE)
+    if match is None or float(match[1]) == 0 or (match[3] and not match[2]):
+        raise ValueError(f"give an amount of memory such as 500 MB or 4 GB, not {text!r}")
+    power = " kmgt".index(match[2].lower() or " ")
+    return float(match[1]) * (1024 if match[3] else 1000) ** power / 1e6
+
+
 class StudyFile(Section):
     """A study file: one question, its dataset, model, arms, budget and seeds."""
 
@@ -121,6 +145,18 @@ class StudyFile(Section):
     confirm: Confirm = Field(default_factory=Confirm)
     metrics: Metrics = Field(default_factory=Metrics)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    engine: Literal["auto", "plain", "stacked"] = Field(
+        "auto", description="train one by one, or many as one batched program; auto: by shapes"
+    )
+    memory: str = Field(
+        "1 GB", description="what the tensors of one stack may take, such as 500 MB or 4 GB"
+    )
+
+    @field_validator("memory")
+    @classmethod
+    def _memory_readable(cls, memory: str) -> str:
+        megabytes_of(memory)
+        return memory
 
     @field_validator("arms", mode="before")
     @classmethod
@@ -146,7 +182,7 @@ def json_schema() -> dict[str, Any]:
     definitions["Choices"] = Choices.model_json_schema()
     spaces = [{"$ref": "#/$defs/Range"}, {"$ref": "#/$defs/Choices"}]
     for name, content in training["properties"].items():
-        if name not in ("epochs", "judge"):
+        if name not in FIXED:
             about = content.get("description", "")
             training["properties"][name] = {"description": about, "anyOf": [content, *spaces]}
     definitions["Training"] = training

@@ -1,10 +1,12 @@
 """The search of one arm: Optuna, asked for a generation at a time and told in trial order.
 
-Optuna holds no state between generations. Each one is asked for from an in-memory study rebuilt
-out of the finished trials, with a sampler seeded by (study seed, arm, generation), so a resumed
-search asks the same questions as one that was never interrupted. Nothing else imports Optuna.
+Optuna holds no state between generations. Each one is asked for from an in-memory study that holds
+the finished trials and nothing else, with a sampler seeded by (study seed, arm, generation), so a
+resumed search asks the same questions as one that was never interrupted. Nothing else imports
+Optuna.
 """
 
+import copy
 import importlib.util
 import math
 import warnings
@@ -98,6 +100,8 @@ class ArmSearch:
         self.study_seed = study_seed
         self.direction: Literal["maximize", "minimize"] = "maximize" if maximize else "minimize"
         self.distributions = {path: _distribution(space) for path, space in spaces.items()}
+        self._told: list[Told] = []
+        self._finished: optuna.Study | None = None
 
     def ask(self, number: int, told: Sequence[Told], previous: Asked | None) -> Asked:
         """Ask for generation `number`, given everything told so far and the generation before.
@@ -107,7 +111,9 @@ class ArmSearch:
         """
         count = min(self.search.generation, self._budget() - len(told))
         sampler = self._sampler(number)
-        study = self._rebuilt(told, sampler, previous.study_attributes if previous else {})
+        study = self._copy(told, sampler)
+        for key, value in (previous.study_attributes if previous else {}).items():
+            study._storage.set_study_system_attr(study._study_id, key, value)
         if not told and count > 0:
             study.enqueue_trial(self._internal(self.defaults))
         params, attributes = [], []
@@ -125,24 +131,32 @@ class ArmSearch:
 
     def pruning(self, told: Sequence[Told], asked: Asked) -> "Pruning":
         """The pruner's view of a running generation."""
-        study = self._rebuilt(told, None, {})
+        study = self._copy(told, None)
         for params, attributes in zip(asked.params, asked.trial_attributes, strict=True):
             study.add_trial(self._frozen(Told(params, "running", None, {}, attributes)))
         trials = study.get_trials(deepcopy=False)[len(told) :]
         halving = self.search.pruner == "halving"
         return Pruning([Trial(study, trial._trial_id) for trial in trials], halving)
 
-    def _rebuilt(
-        self, told: Sequence[Told], sampler: Any, attributes: Mapping[str, Any]
-    ) -> optuna.Study:
+    def _copy(self, told: Sequence[Told], sampler: Any) -> optuna.Study:
+        """A study of its own with the finished trials in it, for one generation.
+
+        The trials themselves are shared by all copies: Optuna never changes a finished one, and
+        building a thousand anew takes longer than asking.
+        """
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        study = optuna.create_study(
-            direction=self.direction, sampler=sampler, pruner=_pruner(self.search)
-        )
-        for trial in told:
-            study.add_trial(self._frozen(trial))
-        for key, value in attributes.items():
-            study._storage.set_study_system_attr(study._study_id, key, value)
+        if self._finished is None or self._told != list(told[: len(self._told)]):
+            self._told = []
+            self._finished = optuna.create_study(
+                direction=self.direction, pruner=_pruner(self.search)
+            )
+        for trial in told[len(self._told) :]:
+            self._finished.add_trial(self._frozen(trial))
+            self._told.append(trial)
+        shared = {id(trial): trial for trial in self._finished.get_trials(deepcopy=False)}
+        study = copy.deepcopy(self._finished, shared)
+        if sampler is not None:
+            study.sampler = sampler
         return study
 
     def _frozen(self, told: Told) -> FrozenTrial:

@@ -2,44 +2,54 @@
 
 One experiment a study; in it a study run, under it arm runs, under them one run for every training.
 Every run carries the tag `losslab.key`, which names it for ever; `run_ledger` remembers which key
-is which run, so that none is made twice. Only this module and `analysis.frames` know MLflow.
+is which run, so that none is made twice. Only the tracking modules and `analysis.frames` know
+MLflow.
 """
 
-import contextlib
 import errno
-import fcntl
-import json
-import logging
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from losslab.errors import BadInput
-from losslab.experiments.local_store import artifact_place, follow_home, local_store
-from losslab.experiments.run_labels import metrics_at_steps, run_name, run_params, run_tags
+from losslab.experiments.local_store import local_store
+from losslab.experiments.run_labels import RunEntry, study_dataset, study_tags, training_entry
 from losslab.experiments.run_ledger import RunLedger
-from losslab.experiments.views import logarithmic_paths, view_address, view_tags
+from losslab.experiments.tracking_client import quiet_mlflow
+from losslab.experiments.tracking_sqlite import open_store
+from losslab.experiments.views import view_address, view_tags
 
-STATUS = {"complete": "FINISHED", "pruned": "KILLED", "diverged": "FAILED"}
 # A store that is away is asked again after a pause, and at the end once more; one round of asking
 # is given up after so many seconds of failing.
 PAUSE = 30.0
 PATIENCE = 20.0
+# What may help where a store cannot be used, by MLflow's code of the error.
+REMEDY = "start the server, correct the address, or leave the option out for a local store"
+REMEDIES = {
+    "UNAUTHENTICATED": (
+        "it does not know this user name or password; set MLFLOW_TRACKING_USERNAME and "
+        "MLFLOW_TRACKING_PASSWORD"
+    ),
+    "PERMISSION_DENIED": (
+        "this user may not write the study's experiment; give the study another name, or have its "
+        "owner permit it"
+    ),
+}
+# The tracking URI that stands for no MLflow at all.
+NONE = "none"
 
 
-def quiet_mlflow() -> None:
-    """No telemetry, no progress logs, and an unreachable server is noticed in seconds."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+def make_tracker(uri: str | None, home: Path, study: Mapping[str, Any], ledger: Path) -> "Tracker":
+    """What mirrors a study: to an address, to the local store (None), or nowhere ("none").
+
+    `study` is the content of study.json, `ledger` the file that remembers what is mirrored.
+    """
+    if uri == NONE:
+        return NoTracker()
+    return Tracker(uri or local_store(home), home, study, ledger)
 
 
 class Tracker:
@@ -53,41 +63,42 @@ class Tracker:
     def __init__(self, uri: str, home: Path, study: Mapping[str, Any], ledger: Path):
         self.uri = uri
         self.home = home
-        self.local = uri == local_store(home)
         self.study = study
         self.problem = ""
+        self._dataset = study_dataset(study)
         # The local store moves with its home, so the ledger must not name the place.
-        self._ledger = RunLedger(ledger, "local" if self.local else uri)
+        self._ledger = RunLedger(ledger, "local" if uri == local_store(home) else uri)
+        self._ready = False
         self._waiting: list[Callable[[], None]] = []
         self._not_before = 0.0
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlflow")
 
     def open(self) -> None:
-        """Connect, and create experiment and study run; `BadInput` if the store is unreachable."""
-        quiet_mlflow()
-        from mlflow.tracking import MlflowClient
+        """Connect, and create experiment and study run; `BadInput` if the store is unreachable.
 
+        A local store that is not there yet is created while the study goes on.
+        """
+        quiet_mlflow()
         try:
-            with self._first_time():
-                self.client = MlflowClient(self.uri)
-                self.experiment = self._experiment(str(self.study["study"]))
-            for tag, value in view_tags(self.study).items():
-                self.client.set_experiment_tag(self.experiment, tag, value)
-            self._check_known_runs()
-            self.study_run = self._run("study", self.study["study"], None, {})
-            self._log_study()
+            self.store = open_store(self.uri, self.home, self.study["id"])
+            if self.store.creating:
+                self._write(self._prepare)
+            else:
+                self._prepare()
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise
+            remedy = REMEDIES.get(getattr(error, "error_code", ""), REMEDY)
             raise BadInput(
-                f"--tracking-uri: cannot use {self.uri}: {_first_line(error)}; start the server, "
-                f"correct the address, or leave the option out for a local store"
+                f"--tracking-uri: cannot use {self.uri}: {_first_line(error)}; {remedy}"
             ) from error
 
     def mirror(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Have every record logged that is not in the store yet; returns at once."""
         new = [record for record in records if record["key"] not in self._ledger.done]
-        self._write(*(partial(self._log, record) for record in new))
+        size = self.store.batch
+        parts = (new[begin : begin + size] for begin in range(0, len(new), size))
+        self._write(*(partial(self._log, part) for part in parts))
 
     def mirror_selected(self, selected: Mapping[str, Mapping[str, Any]]) -> None:
         """Attach what was selected to the arm runs."""
@@ -121,6 +132,7 @@ class Tracker:
         for index, write in enumerate(writes):
             began = time.monotonic()
             try:
+                self._prepare()
                 write()
             except Exception as error:
                 self.problem = _first_line(error)
@@ -134,165 +146,100 @@ class Tracker:
         else:
             self.problem, self._not_before = "", 0.0
 
+    def _prepare(self) -> None:
+        """Find or create the experiment and the study run, and write what they hold now."""
+        if self._ready:
+            return
+        self.store.open(str(self.study["study"]), view_tags(self.study))
+        self._check_known_runs()
+        self._log_study()
+        self._ready = True
+
+    def _log(self, records: Sequence[Mapping[str, Any]]) -> None:
+        arms = {arm: self._arm_run(arm) for arm in dict.fromkeys(r["arm"] for r in records)}
+        entries = [
+            training_entry(record, self.study, arms[record["arm"]], self._dataset)
+            for record in records
+        ]
+        self.store.write(entries, self._ledger)
+
     def _log_selected(self, arm: str, chosen: Mapping[str, Any]) -> None:
-        self.client.log_dict(self._arm_run(arm), dict(chosen), "selected.json")
+        self.store.add_json(self._arm_run(arm), dict(chosen), "selected.json")
 
     def _attach(self, folder: Path, name: str) -> None:
-        self.client.log_artifacts(self.study_run, str(folder), name)
+        self.store.add_folder(self._ledger.ids["study"], folder, name)
 
     def _discard(self, key: str) -> None:
         if key in self._ledger.intended:
-            run_id = self._ledger.ids.get(key) or self._find(key)
+            run_id = self._ledger.ids.get(key) or self.store.keys().get(key)
             if run_id is not None:
-                self.client.delete_run(run_id)
+                self.store.delete(run_id)
             self._ledger.note(key)
 
     def _terminate(self, status: str) -> None:
-        for key, run_id in self._ledger.ids.items():
-            if key == "study" or key.startswith("arm/"):
-                self.client.set_terminated(run_id, status)
+        self.store.terminate([self._ledger.ids[key] for key in self._parents()], status)
 
-    def _experiment(self, name: str) -> str:
-        found = self.client.get_experiment_by_name(name)
-        if found is not None:
-            if found.lifecycle_stage == "deleted":
-                self.client.restore_experiment(found.experiment_id)
-            if self.local and found.artifact_location != artifact_place(self.home, name):
-                follow_home(self.home)
-            return str(found.experiment_id)
-        place = artifact_place(self.home, name) if self.local else None
-        return str(self.client.create_experiment(name, artifact_location=place))
-
-    @contextlib.contextmanager
-    def _first_time(self) -> Iterator[None]:
-        """One process at a time: a new store that is opened by several is broken by them."""
-        if not self.uri.startswith("sqlite"):
-            yield
-            return
-        with (self.home / ".store.lock").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+    def _parents(self) -> list[str]:
+        # An arm may be called "arm", but its trainings are done some time, and parents never are.
+        open_runs = self._ledger.ids.keys() - self._ledger.done
+        return [key for key in open_runs if key == "study" or key.startswith("arm/")]
 
     def _check_known_runs(self) -> None:
         """Mirror everything anew into a store that was emptied; bring back deleted parents."""
-        from mlflow.exceptions import MlflowException
-
-        parents = [k for k in self._ledger.ids if k == "study" or k.startswith("arm/")]
-        for key in parents:
-            try:
-                run = self.client.get_run(self._ledger.ids[key])
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                    raise
+        for key in self._parents():
+            stage = self.store.stage(run_id := self._ledger.ids[key])
+            if stage is None:
                 self._ledger.forget()
                 return
-            if run.info.lifecycle_stage == "deleted":
-                self.client.restore_run(run.info.run_id)
-
-    def _log(self, record: Mapping[str, Any]) -> None:
-        from mlflow.entities import Metric, Param, RunTag
-
-        key, parent = str(record["key"]), self._arm_run(record["arm"])
-        if key in self._ledger.done:
-            return
-        tags = run_tags(record)
-        run_id = self._run(key, run_name(record), parent, tags, record["started"])
-        stamp = int(record["ended"] * 1000)
-        metrics = [Metric(name, value, stamp, n) for name, value, n in metrics_at_steps(record)]
-        logarithmic = logarithmic_paths(self.study, record["arm"])
-        params = [Param(name, value) for name, value in run_params(record, logarithmic).items()]
-        # Equal metrics collapse and equal params are accepted, so a log cut short is repeated.
-        for begin in range(0, max(len(metrics), 1), 900):
-            self.client.log_batch(
-                run_id,
-                metrics=metrics[begin : begin + 900],
-                params=params if begin == 0 else [],
-                tags=[RunTag(name, value) for name, value in tags.items()] if begin == 0 else [],
-            )
-        self._log_dataset(run_id)
-        self.client.set_terminated(run_id, STATUS[record["state"]], stamp)
-        self._ledger.note(key, run_id, done=True)
+            if stage == "deleted":
+                self.store.restore(run_id)
 
     def _arm_run(self, arm: str) -> str:
-        tags = {"losslab.phase": "arm", "losslab.arm": arm}
-        return self._run(f"arm/{arm}", arm, self.study_run, tags)
-
-    def _run(
-        self,
-        key: str,
-        name: str,
-        parent: str | None,
-        tags: Mapping[str, str],
-        started: float | None = None,
-    ) -> str:
-        """The id of the run with this key: known, found in the store, or created."""
-        if key in self._ledger.ids:
-            return self._ledger.ids[key]
-        run_id = self._find(key) if key in self._ledger.intended else None
-        if run_id is None:
-            self._ledger.note(key)
-            tags = {
-                **tags,
-                "losslab.key": key,
-                "losslab.study_id": self.study["id"],
-                "losslab.study": self.study["study"],
-                "mlflow.source.name": "losslab",
-                "mlflow.source.type": "LOCAL",
-            }
-            if self.study["git"]:
-                tags["mlflow.source.git.commit"] = self.study["git"]
-            if parent is not None:
-                tags["mlflow.parentRunId"] = parent
-            start = int((started or time.time()) * 1000)
-            run = self.client.create_run(self.experiment, start, tags, run_name=name)
-            run_id = str(run.info.run_id)
-        self._ledger.note(key, run_id)
-        return run_id
-
-    def _find(self, key: str) -> str | None:
-        """A run that was created just before this process's predecessor died."""
-        # Arms may be called anything, and MLflow's filters know no escapes for quotes.
-        token = None
-        while True:
-            page = self.client.search_runs(
-                [self.experiment],
-                f"tags.`losslab.study_id` = '{self.study['id']}'",
-                max_results=1000,
-                page_token=token,
-            )
-            for run in page:
-                if run.data.tags.get("losslab.key") == key:
-                    return str(run.info.run_id)
-            if not (token := page.token):
-                return None
+        if (key := f"arm/{arm}") not in self._ledger.ids:
+            tags = study_tags(self.study, key, self._ledger.ids["study"])
+            tags |= {"losslab.phase": "arm", "losslab.arm": arm}
+            self.store.write([RunEntry(key, arm, tags, _now())], self._ledger)
+        return self._ledger.ids[key]
 
     def _log_study(self) -> None:
         """The resolved study, its dataset and what it runs on, as they are now."""
-        from mlflow.entities import RunTag
-
-        versions = {f"version.{name}": value for name, value in self.study["versions"].items()}
-        tags = {
+        tags = study_tags(self.study, "study")
+        tags |= {f"version.{name}": value for name, value in self.study["versions"].items()}
+        tags |= {
             "losslab.phase": "study",
-            "losslab.study_id": self.study["id"],
             "mlflow.note.content": (
                 f"{self.study['question']}\n\nPrimary metric: {self.study['primary']}."
             ),
-            **versions,
         }
-        self.client.log_batch(self.study_run, tags=[RunTag(*tag) for tag in tags.items()])
-        self.client.update_run(self.study_run, status="RUNNING")
-        self.client.log_dict(self.study_run, dict(self.study), "study.json")
-        self.client.log_text(self.study_run, self.study["yaml"], "study.yaml")
-        self._log_dataset(self.study_run)
+        name = self.study["study"]
+        entry = RunEntry("study", name, tags, _now(), dataset=self._dataset)
+        self.store.write([entry], self._ledger)
+        run_id = self._ledger.ids["study"]
+        self.store.add_json(run_id, dict(self.study), "study.json")
+        self.store.add_text(run_id, self.study["yaml"], "study.yaml")
 
-    def _log_dataset(self, run_id: str) -> None:
-        from mlflow.entities import Dataset, DatasetInput
 
-        record = self.study["dataset"]
-        source = json.dumps({"name": record["name"], **record["options"]})
-        profile = json.dumps({"splits": record["splits"]})
-        dataset = Dataset(record["name"], record["content_hash"], "code", source, profile=profile)
-        self.client.log_inputs(run_id, [DatasetInput(dataset)])
+class NoTracker(Tracker):
+    """Mirrors nothing: the study folder alone holds the results.
+
+    A later run of the same study that does track mirrors everything.
+    """
+
+    def __init__(self) -> None:
+        self.uri = NONE
+        self.problem = ""
+
+    def open(self) -> None:
+        """Nothing to connect to."""
+
+    def _write(self, *writes: Callable[[], None]) -> None:
+        """Nothing is written."""
+
+    def mirror(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Nothing is mirrored."""
+
+    def finish(self, status: str) -> None:
+        """Nothing to wait for."""
 
 
 def study_addresses(home: Path, base: str) -> dict[str, dict[str, str]]:
@@ -308,6 +255,10 @@ def study_addresses(home: Path, base: str) -> dict[str, dict[str, str]]:
         for experiment in MlflowClient(local_store(home)).search_experiments()
         if experiment.name != "Default"
     }
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
 
 
 def _first_line(error: Exception) -> str:

@@ -8,9 +8,8 @@ had happened.
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,8 +26,9 @@ from losslab.experiments.building import (
 )
 from losslab.experiments.data import Examples, RunData, run_data
 from losslab.experiments.decisions import default_decision
-from losslab.experiments.divergence import DIVERGENCES, not_finite, of_the_machine, reason_of
+from losslab.experiments.divergence import DIVERGENCES, of_the_machine, reason_of
 from losslab.experiments.metrics import evaluate
+from losslab.experiments.states import Course, Job, State
 from losslab.experiments.tasks import TASKS, Task
 from losslab.experiments.tasks.base import Link, probabilities
 from losslab.losses.base import Loss
@@ -36,65 +36,7 @@ from losslab.randomness import generator, seed_integer
 
 # Elements (examples × anchors) that one forward pass of an evaluation takes at most.
 EVALUATION_ELEMENTS = 1 << 18
-
-
-@dataclass(frozen=True)
-class Job:
-    """One training, completely described: the same job gives the same bits.
-
-    `config` has the sections dataset, model, training and loss with every value fixed; `metrics`
-    are the names to evaluate, the first of which is the objective, to be maximised or minimised.
-    """
-
-    config: dict[str, Any]
-    study_seed: int
-    run_seed: int
-    metrics: tuple[str, ...] = ("average_precision",)
-    maximize: bool = True
-    device: str = "cpu"
-
-    @property
-    def link(self) -> Link:
-        """What turns this job's logits into probabilities."""
-        return self.config["loss"]["link"]
-
-
-@dataclass(frozen=True)
-class State:
-    """A training after `epoch` epochs. Nothing in it is ever changed in place.
-
-    `values` are the objective's values had the training ended after its first epoch, its second
-    and so on, without the epoch in which it diverged; `best` holds epoch, value and model of the
-    best validation epoch so far where the study judges by it; `diverged` is empty, or the reason
-    why this training cannot go on.
-    """
-
-    job: Job
-    epoch: int
-    model: dict[str, Tensor]
-    optimizer: dict[str, Any]
-    loss: dict[str, Tensor]
-    initial_weights: str
-    history: tuple[dict[str, float], ...] = ()
-    values: tuple[float, ...] = ()
-    best: dict[str, Any] | None = None
-    diverged: str = ""
-    seconds: float = 0.0
-
-    @property
-    def judged_epoch(self) -> int:
-        """The epoch whose weights give this training its value: the last, or the best so far."""
-        return self.best["epoch"] if self.best else self.epoch
-
-    @property
-    def value(self) -> float | None:
-        """The objective at the judged epoch; None before the first epoch and if it diverged."""
-        return None if self.diverged or not self.values else self.values[-1]
-
-    @property
-    def judged_model(self) -> dict[str, Tensor]:
-        """The weights of the judged epoch."""
-        return self.best["model"] if self.best else self.model
+PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 
 
 @dataclass
@@ -113,7 +55,7 @@ def prepare(job: Job) -> Parts:
     if job.device == "cpu":
         # One and two threads gave different bits; one thread is the promise, in every process.
         torch.set_num_threads(1)
-    data = run_data(job.config["dataset"], job.study_seed, job.run_seed, job.device)
+    data = data_of(job)
     task = TASKS[data.dataset.task](data.dataset.num_classes)
     model = build_model(
         job.config["model"],
@@ -123,13 +65,33 @@ def prepare(job: Job) -> Parts:
         data.class_counts,
         seed_integer(job.study_seed, "weights", job.run_seed),
     )
+    precision = data.train.features.dtype
+    parts = Parts(data, task, model.to(job.device, precision), loss_of(job, task, data))
+    parts.optimizer = build_optimizer(job.config["training"], parts.model)
+    return parts
+
+
+def data_of(job: Job) -> RunData:
+    """The data of a job's run, its features at the job's precision."""
+    data = run_data(job.config["dataset"], job.study_seed, job.run_seed, job.device)
+    return replace(
+        data, train=at_precision(data.train, job), validation=at_precision(data.validation, job)
+    )
+
+
+def at_precision(examples: Examples, job: Job) -> Examples:
+    """A split with its features at the job's precision."""
+    precision = PRECISIONS[job.config["training"].get("precision", "float32")]
+    return replace(examples, features=examples.features.to(precision))
+
+
+def loss_of(job: Job, task: Task, data: RunData) -> Loss | ForeignLoss:
+    """The loss of a job, in its first state."""
     try:
         loss = build_loss(job.config["loss"], task, data.class_counts)
     except (BadInput, TypeError, ValueError) as error:
         raise BadInput(f"loss: cannot be built: {error}") from error
-    parts = Parts(data, task, model.to(job.device), loss.to(job.device))
-    parts.optimizer = build_optimizer(job.config["training"], parts.model)
-    return parts
+    return loss.to(job.device)
 
 
 def start(job: Job) -> State:
@@ -138,9 +100,9 @@ def start(job: Job) -> State:
     return State(
         job=job,
         epoch=0,
-        model=_copied(parts.model.state_dict()),
+        model=copied(parts.model.state_dict()),
         optimizer=copy.deepcopy(parts.optimizer.state_dict()),
-        loss=_copied(parts.loss.state_dict()),
+        loss=copied(parts.loss.state_dict()),
         initial_weights=weights_digest(parts.model),
     )
 
@@ -158,35 +120,23 @@ def advance(state: State, until_epoch: int) -> State:
     parts.model.load_state_dict(state.model)
     parts.optimizer.load_state_dict(copy.deepcopy(state.optimizer))
     parts.loss.load_state_dict(state.loss)
-    history, values, epoch = list(state.history), list(state.values), state.epoch
-    best, diverged = state.best, ""
+    course = Course(state)
     with torch.random.fork_rng([] if job.device == "cpu" else [torch.cuda.current_device()]):
-        while epoch < until_epoch and not diverged:
-            _seed(job, epoch)
+        while course.epoch < until_epoch and not course.diverged:
+            seed_epoch(job, course.epoch)
             try:
-                row = _epoch(parts, job, epoch)
+                row = _epoch(parts, job, course.epoch)
             except DIVERGENCES as error:
                 if of_the_machine(error):
                     raise
-                diverged = reason_of(error, epoch + 1)
+                course.fail(reason_of(error, course.epoch + 1))
                 break
-            epoch += 1
-            history.append(row)
-            diverged = not_finite(row, job.metrics[0])
-            if not diverged:
-                best = _better(best, row, parts.model, job)
-                values.append(best["value"] if best else row[f"val/{job.metrics[0]}"])
-    return replace(
-        state,
-        epoch=epoch,
-        model=_copied(parts.model.state_dict()),
+            course.take(row, lambda: copied(parts.model.state_dict()))
+    return course.state(
+        model=copied(parts.model.state_dict()),
         optimizer=copy.deepcopy(parts.optimizer.state_dict()),
-        loss=_copied(parts.loss.state_dict()),
-        history=tuple(history),
-        values=tuple(values),
-        best=best,
-        diverged=diverged,
-        seconds=state.seconds + time.perf_counter() - began,
+        loss=copied(parts.loss.state_dict()),
+        seconds=time.perf_counter() - began,
     )
 
 
@@ -215,20 +165,37 @@ def validate(parts: Parts, job: Job) -> dict[str, float]:
     logits, targets, _ = logits_and_targets(
         parts.model, parts.data.validation, parts.task, job.link
     )
+    return scores(parts.data, job, logits, targets)
+
+
+def scores(data: RunData, job: Job, logits: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    """The job's metrics of logits (N,) or (N, K), decided at 0.5 or argmax."""
     return evaluate(
         targets,
         probabilities(logits, job.link),
         default_decision().decide(logits),
-        class_names=parts.data.dataset.class_names,
-        train_class_counts=parts.data.class_counts,
+        class_names=data.dataset.class_names,
+        train_class_counts=data.class_counts,
         names=job.metrics,
     )
+
+
+def epoch_row(
+    epoch: int, loss: float, rate: float, values: Mapping[str, float]
+) -> dict[str, float]:
+    """The row of the history that tells of epoch `epoch`, counted from 0."""
+    return {
+        "epoch": epoch + 1,
+        "train/loss": loss,
+        "learning_rate": rate,
+        **{f"val/{name}": value for name, value in values.items()},
+    }
 
 
 def _epoch(parts: Parts, job: Job, epoch: int) -> dict[str, float]:
     """Train one epoch, then validate; the row of its history."""
     training = job.config["training"]
-    order = list(_batches(len(parts.data.train), training["batch_size"], job, epoch))
+    order = batches(len(parts.data.train), training["batch_size"], job, epoch)
     parts.model.train()
     parts.loss.train()
     total, rate = torch.zeros((), dtype=torch.float64, device=job.device), 0.0
@@ -243,13 +210,7 @@ def _epoch(parts: Parts, job: Job, epoch: int) -> dict[str, float]:
     sound = np.isfinite(loss) and all(
         bool(torch.isfinite(p).all()) for p in parts.model.parameters()
     )
-    values = validate(parts, job) if sound else {}
-    return {
-        "epoch": epoch + 1,
-        "train/loss": loss,
-        "learning_rate": rate,
-        **{f"val/{name}": value for name, value in values.items()},
-    }
+    return epoch_row(epoch, loss, rate, validate(parts, job) if sound else {})
 
 
 def _step(parts: Parts, job: Job, batch: Tensor, clip_norm: float | None) -> Tensor:
@@ -264,7 +225,7 @@ def _step(parts: Parts, job: Job, batch: Tensor, clip_norm: float | None) -> Ten
     return loss.detach().double()
 
 
-def _batches(examples: int, size: int, job: Job, epoch: int) -> Iterator[Tensor]:
+def batches(examples: int, size: int, job: Job, epoch: int) -> list[Tensor]:
     """The batches of an epoch: a permutation that depends on study seed, run seed and epoch.
 
     A last batch of one example is dropped, because a batch norm cannot train on it, unless it is
@@ -272,13 +233,13 @@ def _batches(examples: int, size: int, job: Job, epoch: int) -> Iterator[Tensor]
     """
     random = generator(job.study_seed, "batches", job.run_seed, epoch)
     order = torch.from_numpy(random.permutation(examples))
-    batches = list(order.split(size))
-    if len(batches) > 1 and len(batches[-1]) == 1 and size > 1:
-        batches.pop()
-    yield from batches
+    found = list(order.split(size))
+    if len(found) > 1 and len(found[-1]) == 1 and size > 1:
+        found.pop()
+    return found
 
 
-def _seed(job: Job, epoch: int) -> None:
+def seed_epoch(job: Job, epoch: int) -> None:
     """Seed what dropout and the like draw from; `torch.manual_seed` does it too, in 3 ms."""
     seed = seed_integer(job.study_seed, "torch", job.run_seed, epoch)
     torch.default_generator.manual_seed(seed)
@@ -286,17 +247,6 @@ def _seed(job: Job, epoch: int) -> None:
         torch.cuda.manual_seed(seed)
 
 
-def _better(
-    best: dict[str, Any] | None, row: dict[str, float], model: nn.Module, job: Job
-) -> dict[str, Any] | None:
-    """The best validation epoch so far, where the study judges by it; the earlier one on ties."""
-    if job.config["training"]["judge"] != "best_validation":
-        return None
-    value = row[f"val/{job.metrics[0]}"]
-    if best is not None and (value <= best["value"] if job.maximize else value >= best["value"]):
-        return best
-    return {"epoch": int(row["epoch"]), "value": value, "model": _copied(model.state_dict())}
-
-
-def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that nothing else will change."""
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}

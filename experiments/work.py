@@ -5,40 +5,69 @@ replaced by doing its work again, and one that comes too late does no harm.
 """
 
 import io
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from losslab.experiments.confirmation import judge
 from losslab.experiments.folder import write_atomically
-from losslab.experiments.training import Job, State, advance, start
+from losslab.experiments.plans import Engine
+from losslab.experiments.states import Job, State, load_states, save_states
+from losslab.experiments.training import advance, start
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Train `job` on to `until_epoch` from what `state_file` holds, and save it there.
+class Member:
+    """One training of a piece, and where it stands: in `source`, a state file and a place in it.
 
-    With `outputs` (a path without suffix), the finished training is then judged on the test split,
-    and its weights and per-example outputs are written beside its record.
+    Without a source it begins. With `outputs` (a path without suffix), the finished training is
+    then judged on the test split, and its weights and per-example outputs are written there.
     """
 
     job: Job
-    state_file: Path
-    until_epoch: int
+    source: tuple[Path, int] | None = None
     outputs: Path | None = None
     decision: str = "balanced_accuracy"
     prior_corrected: bool = False
 
 
 @dataclass(frozen=True)
+class Piece:
+    """Train the members on to `until_epoch`, as one stack or one by one; save them in `file`.
+
+    `time_limit` is how many seconds the whole piece may take; whoever does the work watches it.
+    """
+
+    members: tuple[Member, ...]
+    engine: Engine
+    until_epoch: int
+    file: Path
+    time_limit: float | None = None
+
+    @property
+    def reads(self) -> list[Path]:
+        """The files that must be at hand."""
+        sources = dict.fromkeys(m.source[0] for m in self.members if m.source is not None)
+        return [path for path in (*sources, self.file) if path.exists()]
+
+    @property
+    def writes(self) -> list[Path]:
+        """The files that are there afterwards."""
+        outputs = [member.outputs for member in self.members if member.outputs is not None]
+        beside = [o.with_name(o.name + suffix) for o in outputs for suffix in (".npz", ".pt")]
+        return [self.file, *beside]
+
+
+@dataclass(frozen=True)
 class Progress:
-    """What a piece of work tells the driver.
+    """What a piece of work tells the driver about one training.
 
     `values` are the objective's values had the training ended after its first epoch, its second
-    and so on, without the epoch in which it diverged: a state may be further on than asked for.
+    and so on, without the epoch in which it diverged. `engine` says how it was trained, with the
+    reason where that is not what was asked for.
     """
 
     epoch: int
@@ -50,23 +79,66 @@ class Progress:
     history: list[dict[str, float]]
     metrics: dict[str, float]
     pairing: dict[str, str]
+    engine: str = "plain"
 
 
-def do(piece: Piece) -> Progress:
-    """Do a piece of work."""
-    state = load_state(piece.state_file, piece.job) or start(piece.job)
-    state = advance(state, piece.until_epoch)
-    save_state(piece.state_file, state)
+def do(piece: Piece) -> list[Progress]:
+    """Do a piece of work; the progress of each member."""
+    jobs = [member.job for member in piece.members]
+    done = load_states(piece.file, jobs[0].device)
+    if done is None or [state.job for state in done[0]] != jobs:
+        done = _advanced(piece, _beginnings(piece.members))
+        save_states(piece.file, *done)
+    states, engine = done
+    return [
+        _progress(member, state, engine)
+        for member, state in zip(piece.members, states, strict=True)
+    ]
+
+
+def _beginnings(members: Sequence[Member]) -> list[State]:
+    """Where each training stands; all begin anew if one's state is lost, to stay together."""
+    files = {member.source[0] for member in members if member.source is not None}
+    saved = {file: load_states(file, members[0].job.device) for file in files}
+    states = []
+    for member in members:
+        if member.source is None:
+            continue
+        file, place = member.source
+        found = saved[file]
+        if found is not None and place < len(found[0]) and found[0][place].job == member.job:
+            states.append(found[0][place])
+    if len(states) == len(members):
+        return states
+    return [start(member.job) for member in members]
+
+
+def _advanced(piece: Piece, states: list[State]) -> tuple[list[State], str]:
+    """The states at the piece's last epoch, and how they were trained."""
+    reason = ""
+    if piece.engine == "stacked" and len(states) > 1:
+        # Here, since a plain training has no use for it.
+        from losslab.experiments.stacked import NotStackable, advance_stack
+
+        try:
+            return advance_stack(states, piece.until_epoch), f"stack of {len(states)}"
+        except NotStackable as error:
+            reason = f"plain: {error}"
+    return [advance(state, piece.until_epoch) for state in states], reason or "plain"
+
+
+def _progress(member: Member, state: State, engine: str) -> Progress:
     metrics: dict[str, float] = {}
     pairing = {"initial_weights": state.initial_weights}
-    if piece.outputs is not None:
-        verdict = judge(state, piece.decision, piece.prior_corrected)
+    if member.outputs is not None:
+        verdict = judge(state, member.decision, member.prior_corrected)
         metrics, pairing = verdict.metrics, {**pairing, **verdict.pairing}
         arrays, weights = io.BytesIO(), io.BytesIO()
         np.savez_compressed(arrays, allow_pickle=False, **verdict.outputs)
-        write_atomically(piece.outputs.with_name(piece.outputs.name + ".npz"), arrays.getvalue())
         torch.save(state.judged_model, weights)
-        write_atomically(piece.outputs.with_name(piece.outputs.name + ".pt"), weights.getvalue())
+        for suffix, content in ((".npz", arrays), (".pt", weights)):
+            path = member.outputs.with_name(member.outputs.name + suffix)
+            write_atomically(path, content.getvalue())
     return Progress(
         epoch=state.epoch,
         value=state.value,
@@ -77,31 +149,8 @@ def do(piece: Piece) -> Progress:
         history=[finite(row) for row in state.history],
         metrics=finite(metrics),
         pairing=pairing,
+        engine=engine,
     )
-
-
-def save_state(path: Path, state: State) -> None:
-    """Write a state atomically, as plain containers and tensors."""
-    content = {**state.__dict__, "job": asdict(state.job)}
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    write_atomically(path, buffer.getvalue())
-
-
-def load_state(path: Path, job: Job) -> State | None:
-    """The state in a file; None if there is none, it is damaged or it belongs to another job."""
-    if not path.exists():
-        return None
-    try:
-        content: dict[str, Any] = torch.load(path, weights_only=True, map_location=job.device)
-        if content["job"] != asdict(job):
-            return None
-        return State(**{**content, "job": job})
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:
-        # Whatever a damaged file raises: the training begins again, to the same bits.
-        return None
 
 
 def finite(row: dict[str, float]) -> dict[str, float]:

@@ -100,12 +100,32 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--workers", type=int, metavar="N", help="processes (default: all cores; same results)"
     )
+    run.add_argument(
+        "--executor", choices=["local", "ray"], default="local",
+        help="processes of this machine, or a Ray cluster (default: %(default)s; docs/scaling.md)",
+    )  # fmt: skip
+    run.add_argument(
+        "--address", metavar="ADDRESS",
+        help="of the Ray cluster: host:port or auto (default: Ray is started on this machine)",
+    )  # fmt: skip
+    run.add_argument(
+        "--gpus-per-task", type=float, default=0.0, metavar="N",
+        help="of a Ray cluster: the share of a GPU that each task gets (default: 0)",
+    )  # fmt: skip
+    run.add_argument(
+        "--engine", choices=["auto", "plain", "stacked"],
+        help="trainings one by one, or many as one program (default: the study file's, else auto)",
+    )  # fmt: skip
+    run.add_argument(
+        "--memory", metavar="SIZE", help="what one stack may take, such as 500MB (default: 1 GB)"
+    )
     run.add_argument("--dry-run", action="store_true", help="say what would run, and how long")
     run.add_argument("--fresh", action="store_true", help="start anew; earlier runs are set aside")
     run.add_argument("--quiet", action="store_true", help="print errors only")
     run.add_argument(
-        "--tracking-uri", metavar="URI", help="an MLflow server instead of the local store"
-    )
+        "--tracking-uri", metavar="URI",
+        help="an MLflow server instead of the local store; none: do without MLflow",
+    )  # fmt: skip
 
     add("status", _status, "Say how far a study is.", True)
     best = add("best", _best, "Print the selected configurations, as YAML and as Python.", True)
@@ -193,15 +213,20 @@ def _run(options: argparse.Namespace) -> None:
         raise BadInput(f"--workers: must be at least 1, got {workers}")
     from losslab.progress import dry_run, run_with_progress
 
+    given = {"engine": options.engine, "memory": options.memory}
+    overrides = [*options.set, *(f"{key}={value}" for key, value in given.items() if value)]
     if options.dry_run:
-        print(dry_run(options.study, options.set, options.home, workers))
+        print(dry_run(options.study, overrides, options.home, workers))
     else:
         run_with_progress(
             options.study,
-            overrides=options.set,
+            overrides=overrides,
             home=options.home,
             tracking_uri=options.tracking_uri,
             workers=workers,
+            executor=options.executor,
+            address=options.address,
+            gpus_per_task=options.gpus_per_task,
             fresh=options.fresh,
             quiet=options.quiet,
         )

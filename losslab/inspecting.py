@@ -11,6 +11,7 @@ from pathlib import Path
 
 from losslab.errors import BadInput
 from losslab.experiments.folder import StudyFolder, home_folder, read_json
+from losslab.experiments.plans import plans_from_json
 
 
 def study_folder(study: str, home: str | None) -> StudyFolder:
@@ -40,6 +41,7 @@ def status(study: str, home: str | None) -> str:
     for note in entry["notes"]:
         lines.append(f"note: {note['text']}")
     variants = 2 if entry["resolved"]["confirm"]["defaults"] else 1
+    plans = plans_from_json(entry.get("plans", {}))
     for arm, about in entry["arms"].items():
         place = folder.arm(about["slug"])
         records = [read_json(file) for file in sorted(place.glob("trial-*.json"))]
@@ -51,6 +53,10 @@ def status(study: str, home: str | None) -> str:
             f"{arm}: {len(records) + again} of {entry['budget']} trainings ({counted or 'none'}, "
             f"{again} retrained), {tests} of {entry['seeds'] * variants} test runs"
         )
+        if arm in plans:
+            lines.append(f"  trains {plans[arm].describe()}")
+        unstacked = Counter(e for r in records if (e := r.get("engine", "")).startswith("plain:"))
+        lines += [f"  {count} trials trained {why}" for why, count in unstacked.items()]
         lines += [
             f"  {r['key']} diverged: {r['reason']}" for r in records if r["state"] == "diverged"
         ]

@@ -16,7 +16,7 @@ from rich.progress import (
 from rich.table import Table
 
 from losslab.experiments.config import Study, load_study
-from losslab.experiments.executors import usable_cores
+from losslab.experiments.executors import Kind, usable_cores
 from losslab.experiments.folder import StudyFolder, home_folder
 from losslab.experiments.observing import Observer
 from losslab.experiments.opening import resolve_device
@@ -98,6 +98,9 @@ def run_with_progress(
     home: str | None,
     tracking_uri: str | None,
     workers: int | None,
+    executor: Kind,
+    address: str | None,
+    gpus_per_task: float,
     fresh: bool,
     quiet: bool,
 ) -> None:
@@ -110,7 +113,10 @@ def run_with_progress(
             overrides=overrides,
             home=home,
             tracking_uri=tracking_uri,
-            workers=workers or usable_cores(),
+            workers=workers,
+            executor=executor,
+            address=address,
+            gpus_per_task=gpus_per_task,
             fresh=fresh,
             observer=observer,
         )
@@ -135,8 +141,9 @@ def run_with_progress(
     out.print(table)
     out.print(layout.caption, style="dim", markup=False, highlight=False)
     out.print(f"tables and figures: {folder / 'report'}", soft_wrap=True, highlight=False)
-    where = tracking_uri or f"losslab ui --home {folder.parent}"
-    out.print(f"every run, in MLflow: {where}", soft_wrap=True, highlight=False)
+    if tracking_uri != "none":
+        where = tracking_uri or f"losslab ui --home {folder.parent}"
+        out.print(f"every run, in MLflow: {where}", soft_wrap=True, highlight=False)
 
 
 def dry_run(source: str, overrides: Sequence[str], home: str | None, workers: int | None) -> str:
@@ -155,7 +162,8 @@ def dry_run(source: str, overrides: Sequence[str], home: str | None, workers: in
     ]
     for arm in study.arms.values():
         searched = ", ".join(path.removeprefix("training.") for path in arm.spaces) or "nothing"
-        lines.append(f"  {arm.name}: searches {searched}")
+        how = guess.plans[arm.name].describe()
+        lines.append(f"  {arm.name}: searches {searched}; trains {how}")
     lines += [
         f"search: {search.trials} trainings an arm: {search.search_trials} {search.sampler} trials "
         f"in generations of {search.generation}, then the best {select.best} again on "
@@ -165,7 +173,7 @@ def dry_run(source: str, overrides: Sequence[str], home: str | None, workers: in
         f"trainings: {guess.trainings} at most ({guess.searches} to tune, {guess.confirmations} to "
         f"confirm)",
         f"time: about {_duration(guess.seconds)} on {workers} worker(s), device {device}, without "
-        f"pruning (one epoch of each arm was timed)",
+        f"pruning and stacking (one epoch of each arm was timed)",
         f"disk: about {guess.megabytes:.0f} MB",
         "nothing was trained or written",
     ]

@@ -195,7 +195,8 @@ def test_status_counts_what_is_done(told, home, study_file):
         assert lines[0] == "small: Does it run?"
         assert lines[1] == f"folder: {home / 'small'}"
         assert lines[2] == "running: no"
-        arms = {line.split(":")[0]: line for line in lines[3:]}
+        arms = {line.split(":")[0]: line for line in lines[3:] if line[0] != " "}
+        assert lines.count("  trains stacks of up to 64 trainings") == len(arms)
         assert set(arms) == set(STUDY["arms"])
         for line in arms.values():
             assert re.search(r"3 of 3 trainings \(2 \w+, 1 retrained\), 4 of 4 test runs", line)

@@ -4,8 +4,10 @@ import shutil
 import pytest
 
 from losslab import run_study
+from losslab.experiments import tracking
 from losslab.experiments.local_store import follow_home, local_store
 from losslab.experiments.tracking import quiet_mlflow
+from losslab.experiments.tracking_sqlite import LocalClientStore, SqliteStore
 
 
 def tiny_study():
@@ -82,6 +84,17 @@ def new_home(tmp_path, migrated_store):
 @pytest.fixture
 def home(new_home):
     return new_home()
+
+
+@pytest.fixture(params=["rows", "client"])
+def way(request, monkeypatch):
+    """Both ways into the local store: the class that each one calls."""
+    if request.param == "rows":
+        return SqliteStore
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.setattr(tracking, "open_store", LocalClientStore)
+    return MlflowClient
 
 
 @pytest.fixture

@@ -419,7 +419,7 @@ def test_a_table_whose_content_has_changed_is_refused(tiny, refused, table, tmp_
     study = load_study({**tiny, "dataset": table(TABLE)}, folder=tmp_path)
     folder = StudyFolder(tmp_path / "home", "tiny")
     folder.create()
-    open_study(study, folder, "cpu", False, Observer())
+    open_study(study, folder, "cpu", {}, False, Observer())
     begun = folder.arm("ce") / "generation-000.json"
     begun.parent.mkdir(parents=True)
     begun.write_text("{}")

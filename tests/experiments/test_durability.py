@@ -14,18 +14,27 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from optuna.storages.journal import JournalFileBackend
 
 from losslab import run_study
 from losslab.cli import main
 from losslab.errors import BadInput, LosslabError
-from losslab.experiments import context, executors, folder, tracking, training, work
-from losslab.experiments.executors import ATTEMPTS, LocalProcesses
+from losslab.experiments import (
+    context,
+    executors,
+    folder,
+    stacked,
+    states,
+    tracking,
+    tracking_sqlite,
+    training,
+    work,
+)
 from losslab.experiments.folder import StudyFolder
 from losslab.experiments.observing import Observer
 from losslab.experiments.run_ledger import RunLedger
+from losslab.experiments.tracking_sqlite import SqliteStore
 
 
 def small_study():
@@ -90,20 +99,24 @@ class Process:
     the MLflow store; each counts before and after. Once dead, nothing more is written.
     """
 
-    CALLS = ("create_run", "log_batch", "set_terminated", "update_run", "log_dict", "log_artifacts")
+    CLIENT = ("create_run", "log_batch", "set_terminated", "update_run", "log_dict")
+    ROWS = ("open", "terminate", "add_json", "add_text", "add_folder")
 
     def __init__(self, patch):
         self.lock, self.steps, self.last, self.dead = threading.Lock(), 0, None, False
         self.epochs = 0
         self._count_epochs(patch)
-        for module in (folder, work):
+        for module in (folder, work, states):
             self._step(patch, module, "write_atomically")
         self._step(patch, JournalFileBackend, "append_logs", torn=lambda own, logs: own._file_path)
-        self._step(patch, RunLedger, "note", torn=lambda own, *_, **__: own.path)
+        self._step(patch, RunLedger, "_append", torn=lambda own, *_: own.path)
         from mlflow.tracking import MlflowClient
 
-        for call in self.CALLS:
+        for call in self.CLIENT:
             self._step(patch, MlflowClient, call)
+        for call in self.ROWS:
+            self._step(patch, SqliteStore, call)
+        self._step(patch, tracking_sqlite, "_write_run")
 
     def live(self, last=None):
         """Begin a life that ends at the step `last`."""
@@ -134,22 +147,27 @@ class Process:
         patch.setattr(owner, name, step)
 
     def _count_epochs(self, patch):
-        epoch = training._epoch
+        """Count the epochs trained, of a stack as one."""
 
-        def counted(*args):
-            self.epochs += 1
-            return epoch(*args)
+        def counting(owner, name):
+            epoch = getattr(owner, name)
 
-        patch.setattr(training, "_epoch", counted)
+            def counted(*args):
+                self.epochs += 1
+                return epoch(*args)
+
+            patch.setattr(owner, name, counted)
+
+        counting(training, "_epoch")
+        counting(stacked.Stack, "_epoch")
 
         def checked(piece):
-            """A training whose record is on disk is never done again."""
-            place = piece.state_file.parent.parent
-            finished = {
-                f"{record.parent.name}-{record.stem}.pt"
-                for record in [*place.glob("arms/*/*-*.json"), *place.glob("confirm/*/*.json")]
-            }
-            assert piece.state_file.name not in finished
+            """Work whose records are all on disk is never done again."""
+            place = piece.file.parent.parent.parent
+            files = [*place.glob("arms/*/*-*.json"), *place.glob("confirm/*/*.json")]
+            records = [json.loads(file.read_text()) for file in files]
+            finished = [(r["config"], r["run_seed"]) for r in records if "config" in r]
+            assert any((m.job.config, m.job.run_seed) not in finished for m in piece.members)
             return work.do(piece)
 
         patch.setattr(executors, "do", checked)
@@ -173,7 +191,7 @@ def _crash_everywhere(process, study, new_home, outcome, mirrored, undisturbed, 
         process.live()
         run_study(study, home=home)
         assert outcome(home / "small") == expected, position
-        # one piece of work was under way, and it alone is done again: a training at most
+        # one piece of work was under way, and it alone is done again
         assert process.epochs <= epochs + study["training"]["epochs"], position
         runs = mirrored(home)
         assert set(runs) == keys, position
@@ -191,7 +209,7 @@ def _crash_everywhere(process, study, new_home, outcome, mirrored, undisturbed, 
 
 
 def test_a_crash_at_any_step_changes_nothing(
-    small, new_home, outcome, mirrored, undisturbed, no_report, monkeypatch
+    small, new_home, outcome, mirrored, undisturbed, no_report, monkeypatch, way
 ):
     """Every 29th step here; all of them in the slow test."""
     _crash_everywhere(
@@ -202,7 +220,7 @@ def test_a_crash_at_any_step_changes_nothing(
 
 @pytest.mark.slow
 def test_a_crash_at_every_step_changes_nothing(
-    small, new_home, outcome, mirrored, undisturbed, no_report, monkeypatch
+    small, new_home, outcome, mirrored, undisturbed, no_report, monkeypatch, way
 ):
     _crash_everywhere(
         Process(monkeypatch), small, new_home, outcome, mirrored, undisturbed,
@@ -363,23 +381,27 @@ class Notes(Observer):
         self.texts.append(text)
 
 
-@pytest.mark.parametrize("call", ["create_run", "log_batch", "set_terminated", "log_artifacts"])
-def test_a_store_that_goes_away_is_told_and_mirrored_later(
-    call, small, home, outcome, mirrored, undisturbed, no_report, monkeypatch
-):
-    from mlflow.tracking import MlflowClient
+AWAY = [
+    ("client", "create_run"), ("client", "log_batch"), ("client", "set_terminated"),
+    ("client", "log_artifacts"), ("rows", "write"), ("rows", "terminate"), ("rows", "add_folder"),
+]  # fmt: skip
 
-    calls, real = [], getattr(MlflowClient, call)
+
+@pytest.mark.parametrize(("way", "call"), AWAY, indirect=["way"])
+def test_a_store_that_goes_away_is_told_and_mirrored_later(
+    way, call, small, home, outcome, mirrored, undisturbed, no_report, monkeypatch
+):
+    calls, real = [], getattr(way, call)
 
     def away(*args, **kwargs):
         calls.append(call)
-        if len(calls) > 2 or call == "log_artifacts":
+        if len(calls) > 2 or call in ("log_artifacts", "terminate", "add_folder"):
             raise ConnectionError("the store is away")
         return real(*args, **kwargs)
 
     notes = Notes()
     with monkeypatch.context() as patch:
-        patch.setattr(MlflowClient, call, away)
+        patch.setattr(way, call, away)
         run_study(small, home=home, observer=notes)
     (told,) = notes.texts
     assert "ConnectionError: the store is away" in told
@@ -395,12 +417,11 @@ def test_a_store_that_goes_away_is_told_and_mirrored_later(
         assert run.info.status == expected[key].info.status
 
 
+@pytest.mark.parametrize(("way", "call"), [AWAY[1], AWAY[4]], indirect=["way"])
 def test_a_store_that_comes_back_in_time_has_everything(
-    small, home, mirrored, undisturbed, no_report, monkeypatch
+    way, call, small, home, mirrored, undisturbed, no_report, monkeypatch
 ):
-    from mlflow.tracking import MlflowClient
-
-    calls, real = [], MlflowClient.log_batch
+    calls, real = [], getattr(way, call)
 
     def away(*args, **kwargs):
         calls.append(args)
@@ -408,32 +429,33 @@ def test_a_store_that_comes_back_in_time_has_everything(
             raise ConnectionError("the store is away")
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(MlflowClient, "log_batch", away)
+    monkeypatch.setattr(way, call, away)
     monkeypatch.setattr(tracking, "PAUSE", 0.0)
     notes = Notes()
     run_study(small, home=home, observer=notes)
+    assert len(calls) > 6
     assert notes.texts == []
     assert set(mirrored(home)) == set(mirrored(undisturbed))
 
 
+@pytest.mark.parametrize(("way", "call"), [AWAY[1], AWAY[4]], indirect=["way"])
 def test_a_store_that_is_slow_to_fail_does_not_hold_the_study_up(
-    small, home, no_report, monkeypatch
+    way, call, small, home, no_report, monkeypatch
 ):
-    from mlflow.tracking import MlflowClient
-
-    calls = []
+    calls, real = [], getattr(way, call)
 
     def timeout(*args, **kwargs):
         calls.append(time.monotonic())
-        if len(calls) > 1:
+        if len(calls) > 2:
             time.sleep(0.3)
             raise TimeoutError("no answer")
+        return real(*args, **kwargs)
 
-    monkeypatch.setattr(MlflowClient, "log_batch", timeout)
+    monkeypatch.setattr(way, call, timeout)
     monkeypatch.setattr(tracking, "PATIENCE", 0.2)
     run_study(small, home=home)
     # once when it was noticed, and once at the end, however many runs there were to write
-    assert len(calls) == 1 + 2
+    assert len(calls) == 2 + 2
 
 
 @pytest.mark.slow
@@ -558,45 +580,34 @@ def test_a_torn_or_missing_log_is_mended(
         assert [trial.number for trial in trials] == list(range(6))
 
 
-def test_a_damaged_state_is_trained_again(small, home, outcome, undisturbed, no_report):
+@pytest.mark.parametrize("engine", ["plain", "stacked"])
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_damaged_states_are_trained_again(engine, epoch, small, new_home, outcome, no_report):
+    """Killed at a rung; of the states on disk, some are torn and some are empty."""
+    small["engine"] = engine
+    whole, home = new_home("whole"), new_home("damaged")
+    run_study(small, home=whole)
+
     class Stop(Observer):
         def advanced(self, arm, trial, progress):
-            if trial == 1:
+            if progress.epoch == epoch:
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run_study(small, home=home, observer=Stop())
-    states = sorted((home / "small" / "states").iterdir())
-    assert [state.name for state in states] == ["ce-trial-00000.pt", "ce-trial-00001.pt"]
-    _half(states[0])
-    states[1].write_bytes(b"")
+    files = sorted((home / "small" / "states").glob("*/epoch-*.pt"))
+    assert {file.name[:10] for file in files} == {f"epoch-{n:04d}" for n in range(1, epoch + 1)}
+    for number, file in enumerate(files):
+        file.write_bytes(file.read_bytes()[: 100 * (number % 2)])
     run_study(small, home=home)
-    assert outcome(home / "small") == outcome(undisturbed / "small")
-
-
-def test_a_state_further_on_than_a_rung_still_reports_the_rung(
-    small, home, outcome, undisturbed, no_report
-):
-    """Killed when one trial had reached the second rung and the other had not."""
-
-    class Stop(Observer):
-        def advanced(self, arm, trial, progress):
-            if progress.epoch == 2:
-                raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run_study(small, home=home, observer=Stop())
-    first = torch.load(home / "small" / "states" / "ce-trial-00000.pt", weights_only=True)
-    assert first["epoch"] == 2
-    assert first["values"][0] != first["values"][1]  # otherwise this shows nothing
-    run_study(small, home=home)
-    assert outcome(home / "small") == outcome(undisturbed / "small")
+    assert outcome(home / "small") == outcome(whole / "small")
 
 
 def test_a_trial_that_diverged_after_a_rung_still_reports_the_rung(
     small, new_home, outcome, no_report, monkeypatch
 ):
     """Killed when the state that says so was on disk and the record was not."""
+    small["engine"] = "plain"
     epoch, write = training._epoch, context.write_json
 
     def diverges(parts, job, number):
@@ -677,67 +688,3 @@ def test_setting_a_study_aside_keeps_its_lock(home):
             pass
     assert place.holder() == ""
     assert place.set_aside() is None
-
-
-# Workers that die
-
-
-def _die_once(marker):
-    """What `do` is replaced by: the piece is a file, and the first to come dies over it."""
-    if not marker.exists():
-        marker.write_text("died here")
-        os._exit(1)
-    return marker.name
-
-
-def _always_die(marker):
-    with marker.open("a") as file:
-        file.write("x")
-    os._exit(1)
-
-
-def _ask_for_more(marker):
-    """Dies over and over, but each time one more piece is done before."""
-    if int(marker.name) > len(list(marker.parent.glob("done-*"))):
-        os._exit(1)
-    (marker.parent / f"done-{marker.name}").touch()
-    return marker.name
-
-
-def test_a_worker_that_dies_is_replaced_and_its_work_done_again(tmp_path):
-    pieces = [tmp_path / f"{n}" for n in range(2)]
-    pool = LocalProcesses(2, work=_die_once)
-    assert dict(pool.run(pieces)) == {0: "0", 1: "1"}
-    assert dict(pool.run(pieces)) == {0: "0", 1: "1"}  # the pool is whole again
-    pool.close()
-
-
-def test_work_that_always_kills_its_worker_ends_with_an_error(tmp_path):
-    piece = tmp_path / "piece"
-    pool = LocalProcesses(1, work=_always_die)
-    with pytest.raises(LosslabError, match="worker processes died 3 times in a row"):
-        list(pool.run([piece]))
-    assert piece.read_text() == "x" * ATTEMPTS
-
-
-def _sleep_beside(pid_file):
-    pid_file.write_text(str(os.getpid()))
-    time.sleep(120)
-
-
-def test_ctrl_c_does_not_wait_for_the_work_that_is_under_way(tmp_path):
-    file, pool = tmp_path / "pid", LocalProcesses(1, work=_sleep_beside)
-
-    def interrupt():
-        while not (file.exists() and file.read_text()):
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
-        list(pool.run([file]))
-    pool.close()
-    deadline = time.monotonic() + 10
-    while Path(f"/proc/{file.read_text()}").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)

@@ -8,7 +8,8 @@ from losslab.experiments.config import load_study
 from losslab.experiments.models.heads import CosineLinear
 from losslab.experiments.models.mlp import build as build_mlp
 from losslab.experiments.preflight import preflight
-from losslab.experiments.training import Job, advance, prepare, start
+from losslab.experiments.states import Job
+from losslab.experiments.training import advance, prepare, start
 from losslab.losses import LOSSES
 from losslab.losses.base import Loss
 

@@ -84,6 +84,58 @@ def test_resuming_at_any_generation_asks_the_same(sampler):
         assert _typed(again) == _typed(whole), cut
 
 
+@pytest.mark.parametrize("pruner", ["median", "halving"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_search_that_goes_on_asks_and_prunes_as_one_that_begins_anew(sampler, pruner):
+    """After a kill, everything told so far is told at once."""
+    trials = 14 if sampler == "gp" else 26
+    spaces = MIXED if sampler != "cma-es" else SPACES
+    new = lambda: _search(sampler, spaces, trials=trials, pruner=pruner)  # noqa: E731
+    search, told, previous, decided = new(), [], None, []
+    for number in range(9):
+        before = list(told)
+        asked = search.ask(number, told, previous)
+        assert new().ask(number, told, previous) == asked
+        assert search.ask(number, told, previous) == asked  # asking leaves nothing behind
+        decisions = []
+        for pruning in (search.pruning(told, asked), new().pruning(told, asked)):
+            for index, params in enumerate(asked.params):
+                pruning.report(index, 2, -params["loss.gamma"])
+            indices = range(len(asked.params))
+            decisions.append([(pruning.should_prune(i), pruning.attributes(i)) for i in indices])
+        assert decisions[0] == decisions[1]
+        assert told == before
+        for params, own, (stopped, attributes) in zip(
+            asked.params, asked.trial_attributes, decisions[0], strict=True
+        ):
+            one = _outcome(params, {**own, **attributes})
+            reports = {**one.reports, 2: -params["loss.gamma"]}
+            told.append(Told(params, "pruned" if stopped else one.state, one.value, reports,
+                             one.attributes))  # fmt: skip
+            decided.append(stopped)
+        previous = asked
+    assert len(told) == trials
+    assert any(decided)
+    assert not all(decided)
+
+
+def test_other_trials_than_before_are_not_mixed_up_with_those():
+    """What was told is what is told now, whatever was told before."""
+    search, one, other = _search("tpe"), _run(_search)[1], _run(lambda: _search(seed=1))[1]
+    for told in (one, other, one[:7], [*one[:7], *other[7:]], []):
+        assert search.ask(3, told, None) == _search("tpe").ask(3, told, None)
+
+
+def test_asking_does_not_cost_more_because_finished_trials_are_built_again():
+    search, told = _search("random", trials=4000), _run(_search)[1] * 80
+    search.ask(1, told, None)
+    built = []
+    search._frozen = lambda trial: built.append(trial) or ArmSearch._frozen(search, trial)
+    asked = search.ask(2, [*told, told[0]], None)
+    search.pruning([*told, told[0]], asked)
+    assert len(built) == 1 + len(asked.params)
+
+
 def _typed(asked):
     return [
         [{path: (type(value), value) for path, value in params.items()} for params in g["params"]]

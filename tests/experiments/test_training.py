@@ -19,10 +19,10 @@ from losslab.experiments.building import (
     set_prior_bias,
 )
 from losslab.experiments.data import run_data
+from losslab.experiments.states import Course, Job, load_states, save_states
 from losslab.experiments.tasks import Classification, Dense
 from losslab.experiments.tasks.base import probabilities
-from losslab.experiments.training import Job, _batches, advance, prepare, start
-from losslab.experiments.work import load_state, save_state
+from losslab.experiments.training import advance, batches, prepare, start
 
 CLUSTERS = {
     "name": "clusters",
@@ -151,13 +151,15 @@ def test_advancing_is_pure_and_resumable_bit_for_bit(kind, tmp_path):
     assert bits(advance(half, 5)) == bits(whole)
     assert bits(half) == before
     file = tmp_path / "state.pt"
-    save_state(file, half)
-    assert bits(load_state(file, job)) == before
-    assert bits(advance(load_state(file, job), 5)) == bits(whole)
+    save_states(file, [first, half], "a note")
+    states, note = load_states(file)
+    assert (bits(states[1]), note) == (before, "a note")
+    assert bits(advance(states[1], 5)) == bits(whole)
     assert bits(whole) != bits(advance(first, 4))
     assert advance(whole, 3) is whole
     assert whole.values[1] == half.value
-    assert load_state(file, make_job(epochs=9)) is None
+    file.write_bytes(file.read_bytes()[:-100])
+    assert load_states(file) is None
 
 
 def test_the_global_generator_is_left_as_it_was():
@@ -196,7 +198,7 @@ def test_training_equals_a_loop_written_by_hand(optimizer, clip_norm):
     losses, norms = [], []
     for epoch in range(2):
         model.train()
-        for batch in _batches(len(train), 32, job, epoch):
+        for batch in batches(len(train), 32, job, epoch):
             made.zero_grad()
             logits = model(train.features[batch])[:, 0]
             loss = functional.binary_cross_entropy_with_logits(logits, train.targets[batch].float())
@@ -254,16 +256,16 @@ def test_every_example_comes_once_an_epoch():
     job = make_job()
     orders = []
     for epoch in range(3):
-        batches = list(_batches(130, 32, job, epoch))
-        assert [len(batch) for batch in batches] == [32, 32, 32, 32, 2]
-        orders.append(torch.cat(batches).tolist())
+        order = batches(130, 32, job, epoch)
+        assert [len(batch) for batch in order] == [32, 32, 32, 32, 2]
+        orders.append(torch.cat(order).tolist())
         assert sorted(orders[-1]) == list(range(130))
     assert orders[0] != orders[1] != orders[2]
-    assert torch.cat(list(_batches(130, 32, job, 0))).tolist() == orders[0]
+    assert torch.cat(list(batches(130, 32, job, 0))).tolist() == orders[0]
 
 
 def test_a_last_batch_of_one_is_dropped_unless_it_is_the_only_one():
-    sizes = lambda examples, size: [len(b) for b in _batches(examples, size, make_job(), 0)]  # noqa: E731
+    sizes = lambda examples, size: [len(b) for b in batches(examples, size, make_job(), 0)]  # noqa: E731
     assert sizes(129, 32) == [32] * 4
     assert sizes(33, 32) == [32]
     assert sizes(1, 32) == [1]
@@ -297,11 +299,11 @@ def test_judging_by_the_last_or_by_the_best_epoch():
 def test_the_best_epoch_is_the_earlier_one_on_ties(maximize, curve, expected):
     job = make_job(judge="best_validation")
     job = Job(**{**job.__dict__, "maximize": maximize})
-    best, model = None, nn.Linear(1, 1)
+    course = Course(start(job))
     for epoch, value in enumerate(curve, 1):
-        row = {"epoch": epoch, "val/average_precision": value}
-        best = training._better(best, row, model, job)
-    assert best["epoch"] == expected
+        row = {"epoch": epoch, "train/loss": 0.0, "val/average_precision": value}
+        course.take(row, dict)
+    assert course.best["epoch"] == expected
 
 
 # Divergence

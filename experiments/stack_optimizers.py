@@ -1,0 +1,185 @@
+"""Optimisers over a stack: one step of AdamW or SGD for every training, each with its own numbers.
+
+Parameters of N trainings lie side by side in one tensor (N, P), so a step is a few operations on
+whole tensors. The formulas are those of `torch.optim`, whose state dicts go in and come out.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BETAS, EPSILON = (0.9, 0.999), 1e-8  # torch's own, which `build_optimizer` leaves as they are
+
+
+class Columns:
+    """Which columns of a (N, P) tensor hold which parameter.
+
+    >>> columns = Columns({"weight": torch.Size([2, 3]), "bias": torch.Size([2])})
+    >>> columns.total, {name: tuple(part.shape) for name, part in columns.split(torch.zeros(5, 8))}
+    (8, {'weight': (5, 2, 3), 'bias': (5, 2)})
+    """
+
+    def __init__(self, shapes: Mapping[str, torch.Size]):
+        self.shapes = dict(shapes)
+        self.sizes = [shape.numel() for shape in self.shapes.values()]
+        self.total = sum(self.sizes)
+
+    def split(self, flat: Tensor) -> list[tuple[str, Tensor]]:
+        """Views of a flat tensor (N, P) by parameter, each (N, *shape)."""
+        parts = flat.split(self.sizes, dim=1)
+        return [
+            (name, part.view(len(flat), *shape))
+            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+        ]
+
+    def row(self, tensors: Sequence[Tensor]) -> Tensor:
+        """One training's tensors, in the order of the columns, as a row (P,)."""
+        return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+
+class StackedOptimizer:
+    """What both optimisers share: rates, weight decay and clipping of every training.
+
+    `trainings` are the configurations' training sections, `states` their optimisers' state dicts,
+    in which `numbers` are those of the parameters in the columns; all trainings have done the same
+    number of steps.
+    """
+
+    #: The tensors a parameter has in the state dict, as they are called there.
+    kept: tuple[str, ...]
+
+    def __init__(
+        self,
+        flat: Tensor,
+        columns: Columns,
+        trainings: Sequence[Mapping[str, Any]],
+        states: Sequence[Mapping[str, Any]],
+        numbers: Sequence[int],
+    ):
+        self.flat = flat
+        self.columns = columns
+        self.numbers = numbers
+        self.groups = [state["param_groups"] for state in states]
+        self.steps = 0
+        self.weight_decay = self._column([float(each["weight_decay"]) for each in trainings])
+        norms = [each["clip_norm"] for each in trainings]
+        self.clip_norm = (
+            None
+            if all(norm is None for norm in norms)
+            else self._column([math.inf if norm is None else float(norm) for norm in norms])
+        )
+        self.moments = {name: torch.zeros_like(flat) for name in self.kept}
+        for row, state in enumerate(states):
+            for name in self.kept if state["state"] else ():
+                parts = [state["state"][number][name] for number in numbers]
+                self.moments[name][row] = columns.row(parts).to(flat)
+
+    def clip(self, gradient: Tensor) -> None:
+        """Scale every training's gradient down to its largest norm, in place, as torch does."""
+        if self.clip_norm is not None:
+            norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
+            gradient.mul_((self.clip_norm / (norm + 1e-6)).clamp(max=1.0))
+
+    def step(self, gradient: Tensor, rates: Tensor) -> None:
+        """Move the parameters; `rates` (N, 1). The gradient may be overwritten."""
+        raise NotImplementedError
+
+    def forget(self, row: int) -> None:
+        """A training has left: nothing of it moves any more."""
+        for moment in self.moments.values():
+            moment[row] = 0.0
+        self.weight_decay[row] = 0.0
+
+    def state_dict(self, row: int) -> dict[str, Any]:
+        """One training's optimiser as torch would save it."""
+        state: dict[int, dict[str, Any]] = {}
+        if self.steps:
+            state = {number: self._more() for number in self.numbers}
+        for name, moment in self.moments.items() if self.steps else ():
+            parts = self.columns.split(moment[row : row + 1])
+            for number, (_, part) in zip(self.numbers, parts, strict=True):
+                state[number][name] = part[0].clone()
+        return {"state": state, "param_groups": [dict(group) for group in self.groups[row]]}
+
+    def _more(self) -> dict[str, Any]:
+        """What the state of a parameter holds besides."""
+        return {}
+
+    def _column(self, values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, dtype=self.flat.dtype, device=self.flat.device).unsqueeze(1)
+
+
+class StackedAdamW(StackedOptimizer):
+    """Adam with decoupled weight decay (Loshchilov, Hutter, ICLR 2019), bias-corrected."""
+
+    kept = ("exp_avg", "exp_avg_sq")
+
+    def __init__(
+        self,
+        flat: Tensor,
+        columns: Columns,
+        trainings: Sequence[Mapping[str, Any]],
+        states: Sequence[Mapping[str, Any]],
+        numbers: Sequence[int],
+    ):
+        super().__init__(flat, columns, trainings, states, numbers)
+        if states[0]["state"]:
+            self.steps = int(states[0]["state"][numbers[0]]["step"])
+        self.buffer = torch.empty_like(flat)
+
+    def step(self, gradient: Tensor, rates: Tensor) -> None:
+        """A step of `torch.optim.AdamW`."""
+        self.steps += 1
+        first, second = BETAS
+        mean, square = self.moments["exp_avg"], self.moments["exp_avg_sq"]
+        mean.lerp_(gradient, 1 - first)
+        square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
+        correction = math.sqrt(1 - second**self.steps)
+        self.flat.mul_(1 - rates * self.weight_decay)
+        torch.sqrt(square, out=self.buffer).div_(correction).add_(EPSILON)
+        torch.div(mean, self.buffer, out=self.buffer).mul_(rates / (1 - first**self.steps))
+        self.flat.sub_(self.buffer)
+
+    def _more(self) -> dict[str, Any]:
+        return {"step": torch.tensor(float(self.steps))}
+
+
+class StackedSGD(StackedOptimizer):
+    """Gradient descent with momentum and L2 weight decay, as torch has it."""
+
+    kept = ("momentum_buffer",)
+
+    def __init__(
+        self,
+        flat: Tensor,
+        columns: Columns,
+        trainings: Sequence[Mapping[str, Any]],
+        states: Sequence[Mapping[str, Any]],
+        numbers: Sequence[int],
+    ):
+        super().__init__(flat, columns, trainings, states, numbers)
+        self.steps = int(bool(states[0]["state"]))
+        self.momentum = self._column([float(each["momentum"]) for each in trainings])
+
+    def step(self, gradient: Tensor, rates: Tensor) -> None:
+        """A step of `torch.optim.SGD`."""
+        self.steps += 1
+        gradient.addcmul_(self.flat, self.weight_decay)
+        buffer = self.moments["momentum_buffer"]
+        buffer.mul_(self.momentum).add_(gradient)
+        self.flat.addcmul_(buffer, rates, value=-1)
+
+
+def stacked_optimizer(
+    flat: Tensor,
+    columns: Columns,
+    trainings: Sequence[Mapping[str, Any]],
+    states: Sequence[Mapping[str, Any]],
+    numbers: Sequence[int],
+) -> StackedOptimizer:
+    """The optimiser that the training sections name; they all name the same."""
+    kind = StackedSGD if trainings[0]["optimizer"] == "sgd" else StackedAdamW
+    return kind(flat, columns, trainings, states, numbers)
