@@ -1,6 +1,6 @@
 """Writes a study's tables and figures into a folder; nothing else here touches files."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,23 @@ from losslab.analysis.typeset import to_csv, to_latex, to_markdown
 FOCAL = {"focal", "focal_star"}
 
 
-def write_report_files(frames: StudyFrames, folder: str | Path) -> list[Path]:
+def begin_report(losses: Iterable[str], folder: str | Path) -> list[Path]:
+    """Do what of a report needs no results, while a study trains; the paths of what was written.
+
+    `losses` are the names of its arms' losses. The drawing libraries are loaded, and the focal
+    paper's curves drawn where an arm uses that loss: together more than half of the time.
+    """
+    from losslab.analysis import figures  # noqa: F401
+
+    return write_paper_figures(folder) if FOCAL & set(losses) else []
+
+
+def write_report_files(
+    frames: StudyFrames, folder: str | Path, begun: Sequence[Path] | None = None
+) -> list[Path]:
     """Write a study's report into `folder` (made if missing) and give the paths.
+
+    `begun` is what `begin_report` gave; without it, that is done too.
 
     `results`, `ledger` and, for a study of alpha or gamma, `sweep_<parameter>` as CSV, Markdown and
     LaTeX; the figures `seeds`, `differences`, `learning_curves`, `search` and, for dense studies
@@ -47,9 +62,10 @@ def write_report_files(frames: StudyFrames, folder: str | Path) -> list[Path]:
         if (figure := draw(frames)) is not None:
             written += save(figure, folder, name)
     written += _write_figure_4(frames, folder)
-    if FOCAL & {str(about.get("summary")) for about in frames.study["arms"].values()}:
-        written += write_paper_figures(folder)
-    return written
+    if begun is None:
+        losses = [str(about.get("summary")) for about in frames.study["arms"].values()]
+        begun = begin_report(losses, folder)
+    return [*written, *begun]
 
 
 def write_paper_figures(folder: str | Path) -> list[Path]:

@@ -3,12 +3,22 @@
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 from losslab.experiments.data import held_out
 from losslab.experiments.decisions import Decision, default_decision, prior_corrected, tuned
+from losslab.experiments.global_random import kept
 from losslab.experiments.metrics import evaluate, metric
 from losslab.experiments.states import State
-from losslab.experiments.training import Parts, at_precision, logits_and_targets, prepare
+from losslab.experiments.training import (
+    Parts,
+    at_precision,
+    load_weights,
+    logits_and_targets,
+    prepare,
+    seed_epoch,
+)
 
 
 @dataclass(frozen=True)
@@ -30,14 +40,23 @@ def judge(state: State, decision: str, with_prior_correction: bool) -> Verdict:
     Chance level is what equal logits for every class score: the average precision of a coin is
     the prevalence, its balanced accuracy one over the number of classes.
     """
+    with kept(state.job.device):
+        seed_epoch(state.job, state.epoch)
+        return _judged(state, decision, with_prior_correction)
+
+
+def _judged(state: State, decision: str, with_prior_correction: bool) -> Verdict:
     job, parts = state.job, prepare(state.job)
     test, test_digest = held_out(job.config["dataset"], job.study_seed, job.run_seed, job.device)
-    parts.model.load_state_dict(state.judged_model)
+    load_weights(parts.model, state.judged_model)
     arrays: dict[str, np.ndarray] = {"train_class_counts": parts.data.class_counts}
     for name, examples in (("val", parts.data.validation), ("test", test)):
         examples = at_precision(examples, job)
-        logits, targets, ids = logits_and_targets(parts.model, examples, parts.task, job.link)
-        if state.diverged or not np.isfinite(logits).all():
+        model = parts.model
+        if state.diverged:  # its model may fail, or hang, once more
+            model = _Chance((*examples.targets.shape[1:], parts.task.outputs(job.link)))
+        logits, targets, ids = logits_and_targets(model, examples, parts.task, job.link)
+        if not np.isfinite(logits).all():
             logits = np.zeros_like(logits)
         arrays |= {f"{name}_logits": logits, f"{name}_targets": targets, f"{name}_ids": ids}
     counts = np.maximum(parts.data.class_counts, 0.5)  # a class may be missing from training
@@ -60,6 +79,17 @@ def judge(state: State, decision: str, with_prior_correction: bool) -> Verdict:
         {name: _compact(array) for name, array in arrays.items()},
         {**parts.data.pairing, "test": test_digest},
     )
+
+
+class _Chance(nn.Module):
+    """Equal outputs for everything."""
+
+    def __init__(self, shape: tuple[int, ...]):
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.zeros(len(features), *self.shape).to(features)
 
 
 def _metrics(

@@ -100,7 +100,7 @@ class Context:
         """Write a training's record; only then is it finished."""
         state = "diverged" if progress.diverged else "pruned" if pruned else "complete"
         rule = f"pruned at epoch {progress.epoch} by the {self.study.search.pruner} rule"
-        outputs, now = training.file.with_suffix(".npz"), time.time()
+        outputs = training.file.with_suffix(".npz")
         record = {
             "key": training.key,
             "arm": training.arm.name,
@@ -118,8 +118,8 @@ class Context:
             "judged_epoch": progress.judged_epoch,
             "epochs": progress.epoch,
             "seconds": round(progress.seconds, 4),
-            "started": now - progress.seconds,
-            "ended": now,
+            "started": progress.started,
+            "ended": time.time(),
             "engine": progress.engine,
             "history": progress.history,
             "metrics": progress.metrics,

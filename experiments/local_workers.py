@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +22,7 @@ from losslab.errors import LosslabError
 from losslab.experiments import data
 from losslab.experiments.attempts import Deaths, Outcome, Work, attempt
 from losslab.experiments.folder import remove_parts
+from losslab.experiments.forking import start_server
 from losslab.experiments.shared_data import SharedData, mapped_from
 from losslab.experiments.work import Piece, Progress, do
 
@@ -51,7 +51,7 @@ class LocalProcesses:
         self.work = work
         self.shared = shared
         self._alive: set[_Worker] = set()
-        _start_server()  # it loads while the driver prepares
+        start_server()  # it loads while the driver prepares
 
     def run(self, pieces: Sequence[Piece]) -> Iterator[tuple[int, list[Progress] | None]]:
         """Yield (index, progress of each member) as pieces are done; None for one out of time.
@@ -144,7 +144,7 @@ class _Worker:
 
     def __init__(self, work: Work, data_folder: Path | None):
         context = multiprocessing.get_context("forkserver")
-        _start_server()
+        start_server()
         self.deadline: float | None = None
         self.connection, theirs = context.Pipe()
         # A daemon, so that the interpreter's end never waits for it.
@@ -279,14 +279,3 @@ def _without_main() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
-
-
-def _start_server() -> None:
-    """Start the server that workers are forked from, deaf to Ctrl-C, which is the driver's."""
-    forkserver.set_forkserver_preload(PRELOADED)
-    resource_tracker.ensure_running()  # first: starting it unblocks the signal
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

@@ -5,6 +5,7 @@ same splits, initial weights and batches.
 """
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,9 +52,6 @@ def run_study(
 
     >>> frames = run_study("quickstart", overrides=["search.trials=4"])    # doctest: +SKIP
     """
-    from losslab.analysis.frames import frames_from_folder
-    from losslab.analysis.report import write_report_files
-
     observer = observer or Observer()
     study = load_study(source, overrides)
     check_sampler_packages(study.search)
@@ -70,7 +68,7 @@ def run_study(
         time_limited=limited,
         data_folder=folder.data,
     )
-    with closing(workforce), folder.locked():
+    with closing(workforce), folder.locked(), ThreadPoolExecutor(1, "report") as beside:
         plans = plan_study(study, device)
         entry = open_study(study, folder, device, plans, fresh, observer)
         plans = plans_from_json(entry["plans"])
@@ -79,9 +77,10 @@ def run_study(
         context = Context(study, folder, workforce, tracker, observer, device, plans)
         status = "FAILED"
         try:
+            losses = [arm.config["loss"]["name"] for arm in study.arms.values()]
+            begun = beside.submit(_begin_report, losses, folder.report)
             _work(context)
-            frames = frames_from_folder(folder.path)
-            write_report_files(frames, folder.report)
+            frames = _reported(folder, begun.result())
             tracker.attach(folder.report, "report")
             status = "FINISHED"
         except KeyboardInterrupt:
@@ -95,6 +94,24 @@ def run_study(
                     f"MLflow at {tracker.uri} could not take everything ({tracker.problem}); all "
                     f"results are in {folder.path}, and the same command mirrors what is missing"
                 )
+    return frames
+
+
+def _begin_report(losses: Sequence[str], folder: Path) -> list[Path]:
+    """Called beside the training, so that it is not waited for at the end."""
+    # Here and below, since analysis stands above experiments and takes a second to import.
+    from losslab.analysis.report import begin_report
+
+    return begin_report(losses, folder)
+
+
+def _reported(folder: StudyFolder, begun: list[Path]) -> "StudyFrames":
+    """The results as frames, with tables and figures written."""
+    from losslab.analysis.frames import frames_from_folder
+    from losslab.analysis.report import write_report_files
+
+    frames = frames_from_folder(folder.path)
+    write_report_files(frames, folder.report, begun)
     return frames
 
 

@@ -112,7 +112,7 @@ def megabytes_of(text: str) -> float:
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text, flags=re.IGNORECASE)
     if match is None or float(match[1]) == 0 or (match[3] and not match[2]):
-        raise ValueError(f"give an amount of memory such as 500 MB or 4 GB, not {text!r}")
+        raise ValueError("give an amount of memory such as 500 MB or 4 GB")
     power = " kmgt".index(match[2].lower() or " ")
     return float(match[1]) * (1024 if match[3] else 1000) ** power / 1e6
 

@@ -14,11 +14,14 @@ from torch.func import functional_call, vmap
 
 from losslab.experiments.building import ForeignLoss
 from losslab.experiments.divergence import DIVERGENCES, of_the_machine
+from losslab.experiments.global_random import GlobalRandom
 from losslab.losses.base import Loss
 from losslab.losses.rowwise import has_rows, rowwise
 
 #: Where losses stand whose behaviour under vmap is tested (`losslab check`).
 OWN = "losslab.losses."
+#: What torch says of a loss that depends on nothing, when the plain loop goes backward.
+NO_GRADIENT = "element 0 of tensors does not require grad and does not have a grad_fn"
 #: What nn.Module keeps about itself; everything else in a module's `__dict__` is its author's.
 _MODULE = frozenset(vars(nn.Module()))
 
@@ -35,7 +38,8 @@ class StackedLosses:
         self.device = device
         self.alive = [True] * len(losses)
         self.groups = [_Group([self.losses[i] for i in rows], rows) for rows in _alike(losses)]
-        self.random: dict[int, tuple[Tensor, ...]] = {}
+        self.random: dict[int, GlobalRandom] = {}
+        self.reached: dict[int, bool] = {}
 
     def train(self) -> None:
         """As `nn.Module.train`, for all."""
@@ -49,18 +53,20 @@ class StackedLosses:
 
     def seed(self, row: int, seed: Callable[[], None]) -> None:
         """Begin an epoch of a training: `seed` seeds the generators for it."""
-        if isinstance(self.losses[row], ForeignLoss):
+        if not _is_own(self.losses[row]):
             seed()
-            self.random[row] = _generators(self.device)
+            self.random[row] = GlobalRandom.now(self.device)
 
     def __call__(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, dict[int, Exception]]:
         """The reduced losses (N,), and what went wrong in which training.
 
-        A training that has left, or whose loss fails, counts 0 and has gradient 0.
+        They are float64. A training that has left, or whose loss fails, counts 0 and has gradient
+        0.
         """
         values: list[Tensor | None] = [None] * len(self.losses)
         failed: dict[int, Exception] = {}
-        zero = logits.new_zeros(())
+        zero = logits.new_zeros((), dtype=torch.float64)
+        self.reached = {}
         for group in self.groups:
             rows = [row for row in group.rows if self.alive[row]]
             if group.stacked and rows:
@@ -77,10 +83,15 @@ class StackedLosses:
                     failed[row] = error
         return torch.stack([zero if value is None else value.to(zero) for value in values]), failed
 
+    def out_of_reach(self) -> bool:
+        """After the backward pass: whether a loss that was called did not depend on its logits."""
+        return not all(self.reached.values())
+
     def state_dict(self, row: int) -> dict[str, Tensor]:
         """The state of one training's loss."""
         for group in self.groups:
-            group.write_back()
+            if row in group.rows:
+                group.write_back(group.rows.index(row))
         return self.losses[row].state_dict()
 
     def leave(self, row: int) -> None:
@@ -90,11 +101,21 @@ class StackedLosses:
     def _alone(self, row: int, logits: Tensor, targets: Tensor) -> Tensor:
         if row not in self.random:
             return self.losses[row](logits, targets)
-        _set_generators(self.device, self.random[row])
+
+        def reach(gradient: Tensor) -> None:
+            self.reached[row] = True
+
+        # Copies, since neighbours share the memory, and a loss may change what it is given.
+        logits, targets = logits.clone(), targets.clone()
+        logits.register_hook(reach)
+        self.random[row].put()
         try:
             value: Tensor = self.losses[row](logits, targets)
         finally:
-            self.random[row] = _generators(self.device)
+            self.random[row] = GlobalRandom.now(self.device)
+        if not value.requires_grad:
+            raise RuntimeError(NO_GRADIENT)
+        self.reached[row] = False
         return value
 
 
@@ -123,12 +144,11 @@ class _Group:
             for loss in self.losses:
                 loss.set_progress(fraction)
 
-    def write_back(self) -> None:
-        """Give the modules the state that the stacked buffers have come to."""
+    def write_back(self, place: int) -> None:
+        """Give a module the state that the stacked buffers have come to."""
         if self.stacked:
-            for row, loss in enumerate(self.losses):
-                for name, buffer in loss.named_buffers():
-                    buffer.copy_(self.buffers[name][row])
+            for name, buffer in self.losses[place].named_buffers():
+                buffer.copy_(self.buffers[name][place])
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
         if self.by_rows:
@@ -155,21 +175,14 @@ def _alike(losses: Sequence[Loss | ForeignLoss]) -> Iterator[list[int]]:
     yield from (rows for _, rows in groups)
 
 
+def _is_own(loss: Loss | ForeignLoss) -> bool:
+    return type(loss).__module__.startswith(OWN)
+
+
 def _about(loss: Loss | ForeignLoss) -> Any:
     """Everything about a loss that is not the content of a tensor; None if it stays alone."""
-    if not type(loss).__module__.startswith(OWN) or list(loss.children()):
+    if not _is_own(loss) or list(loss.children()):
         return None
     plain = {name: value for name, value in vars(loss).items() if name not in _MODULE}
     buffers = {name: (b.shape, b.dtype) for name, b in loss.named_buffers()}
     return type(loss), plain, buffers
-
-
-def _generators(device: str) -> tuple[Tensor, ...]:
-    cpu = torch.default_generator.get_state()
-    return (cpu,) if device == "cpu" else (cpu, torch.cuda.get_rng_state())
-
-
-def _set_generators(device: str, states: tuple[Tensor, ...]) -> None:
-    torch.default_generator.set_state(states[0])
-    if device != "cpu":
-        torch.cuda.set_rng_state(states[1])

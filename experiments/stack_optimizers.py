@@ -161,8 +161,13 @@ class StackedSGD(StackedOptimizer):
         numbers: Sequence[int],
     ):
         super().__init__(flat, columns, trainings, states, numbers)
-        self.steps = int(bool(states[0]["state"]))
+        self.steps = int(any(state["state"] for state in states))
         self.momentum = self._column([float(each["momentum"]) for each in trainings])
+
+    def state_dict(self, row: int) -> dict[str, Any]:
+        """One training's optimiser as torch would save it: without momentum, it keeps nothing."""
+        found = super().state_dict(row)
+        return found if self.momentum[row] else {**found, "state": {}}
 
     def step(self, gradient: Tensor, rates: Tensor) -> None:
         """A step of `torch.optim.SGD`."""

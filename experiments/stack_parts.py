@@ -13,7 +13,7 @@ from losslab.experiments.stack_optimizers import Columns
 from losslab.experiments.states import Job, State
 from losslab.experiments.tasks import Task
 from losslab.experiments.tasks.base import Link
-from losslab.experiments.training import batches, data_of
+from losslab.experiments.training import EVALUATION_ELEMENTS, batches, data_of
 
 #: Elements of all trainings that one forward pass of an evaluation takes: the caches hold them.
 ELEMENTS = 1 << 13
@@ -27,17 +27,42 @@ def batched_layers(module: nn.Module) -> list[tuple[str, nn.Module]] | None:
     One product for all, written out, took four fifths of the time that vmap's took, and none of
     its overhead in Python, which at small batches was more than the arithmetic.
     """
-    if type(module) is not nn.Sequential:
+    if type(module) is not nn.Sequential or _is_hooked(module):
         return None
-    layers = list(module.named_children())
+    # Not `named_children`, which leaves out a layer that stands there for the second time.
+    layers = [(name, layer) for name, layer in module._modules.items() if layer is not None]
     known = (nn.Linear, nn.Flatten, *ELEMENTWISE)
-    if any(type(layer) not in known or layer._forward_hooks or layer._forward_pre_hooks
-           for _, layer in layers):  # fmt: skip
+    if any(type(layer) not in known or _is_hooked(layer) for _, layer in layers):
         return None
     if any(type(layer) is nn.Flatten and (layer.start_dim, layer.end_dim) != (1, -1)
            for _, layer in layers):  # fmt: skip
         return None
     return layers
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    """Whether a module does more, forwards or backwards, than its class says."""
+    hooks: list[Any] = [
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    ]
+    for parameter in module.parameters(recurse=False):
+        hooks += [parameter._backward_hooks, parameter._post_accumulate_grad_hooks]
+    return any(hooks) or "forward" in vars(module)
+
+
+def first_names(module: nn.Module) -> dict[str, str]:
+    """For every name in a module's state dict, the first name of the same tensor.
+
+    >>> layer = nn.Linear(2, 2)
+    >>> first_names(nn.Sequential(layer, layer))["1.weight"]
+    '0.weight'
+    """
+    firsts: dict[int, str] = {}
+    tensors = module.state_dict(keep_vars=True)
+    return {name: firsts.setdefault(id(tensor), name) for name, tensor in tensors.items()}
 
 
 class StackedModel:
@@ -52,10 +77,13 @@ class StackedModel:
         self.task = task
         self.link = link
         self.layers = batched_layers(module)
+        self.names = first_names(module)
         named = list(module.named_parameters())
         self.numbers = [i for i, (_, p) in enumerate(named) if p.requires_grad]
         parameters = {name: p for name, p in named if p.requires_grad}
         self.columns = Columns({name: p.shape for name, p in parameters.items()})
+        if not parameters:
+            raise ValueError("none of its parameters is trained")
         first = next(iter(parameters.values()))
         self.flat = torch.stack(
             [self.columns.row([state.model[name] for name in parameters]) for state in states]
@@ -66,7 +94,7 @@ class StackedModel:
         }
         self.buffers = {
             name: torch.stack([state.model[name] for state in states]).to(first.device)
-            for name in module.state_dict()
+            for name in dict.fromkeys(self.names.values())
             if name not in parameters
         }
 
@@ -76,11 +104,15 @@ class StackedModel:
 
     def logits_of(self, rows: Sequence[int], features: Tensor) -> Tensor:
         """Logits of the models `rows` on the same features (B, ...), in evaluation."""
+        if self.layers is None:
+            # Views, not copies: what a model does to its buffers is kept, as in the plain loop.
+            return torch.stack([
+                self._one({name: leaf.detach()[row] for name, leaf in self.leaves.items()},
+                          {name: buffer[row] for name, buffer in self.buffers.items()}, features)
+                for row in rows
+            ])  # fmt: skip
         leaves = {name: leaf.detach()[rows] for name, leaf in self.leaves.items()}
         buffers = {name: buffer[rows] for name, buffer in self.buffers.items()}
-        if len(rows) == 1:
-            one = ({name: part[0] for name, part in all_.items()} for all_ in (leaves, buffers))
-            return self._one(next(one), next(one), features).unsqueeze(0)
         return self._all(leaves, buffers, features.expand(len(rows), *features.shape))
 
     def gradient(self, loss: Tensor, out: Tensor) -> bool:
@@ -95,7 +127,7 @@ class StackedModel:
     def state_dict(self, row: int) -> dict[str, Tensor]:
         """One training's parameters and buffers, in the module's own order."""
         parts = {**self.leaves, **self.buffers}
-        return {name: parts[name].detach()[row].clone() for name in self.module.state_dict()}
+        return {name: parts[first].detach()[row].clone() for name, first in self.names.items()}
 
     def put(self, row: int, weights: dict[str, Tensor]) -> None:
         """Replace one training's parameters and buffers."""
@@ -110,13 +142,15 @@ class StackedModel:
         # vmap makes one wide product of all models, which was two to three times slower.
         if self.layers is None:
             return vmap(self._one)(leaves, buffers, features)
+        parts = {**buffers, **leaves}
         fresh = False  # whether nobody else holds the features
         for name, layer in self.layers:
             if isinstance(layer, nn.Flatten):
                 features = features.flatten(2)
             elif isinstance(layer, nn.Linear):
-                bias = leaves.get(f"{name}.bias")
-                features = batched_linear(features, leaves[f"{name}.weight"], bias)
+                bias = None if layer.bias is None else parts[self.names[f"{name}.bias"]]
+                weight = parts[self.names[f"{name}.weight"]]
+                features = batched_linear(features, weight, bias)
             elif isinstance(layer, nn.ReLU) and fresh:
                 features = features.relu_()  # needs its own output only, and saves a tensor
             else:
@@ -192,7 +226,9 @@ def stacked_rows(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Float64 logits and targets of all counted elements, for the models `rows`."""
     per_example = int(np.prod(examples.targets.shape[1:], dtype=np.int64))
-    chunk = max(1, ELEMENTS // per_example // len(rows))
+    # Somebody's model may give something else for another batch: the plain loop's is kept then.
+    elements = EVALUATION_ELEMENTS if model.layers is None else ELEMENTS // len(rows)
+    chunk = max(1, elements // per_example)
     found: list[tuple[list[np.ndarray], list[np.ndarray]]] = [([], []) for _ in rows]
     model.module.eval()
     with torch.no_grad():
@@ -203,5 +239,4 @@ def stacked_rows(
                 pair = model.task.rows(each, examples.targets[part], model.link)
                 logits.append(pair[0])
                 targets.append(pair[1])
-    model.module.train()
     return [(np.concatenate(logits), np.concatenate(targets)) for logits, targets in found]

@@ -11,21 +11,26 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from losslab.errors import LosslabError
 from losslab.experiments.building import learning_rate
+from losslab.experiments.data import RunData
 from losslab.experiments.divergence import DIVERGENCES, of_the_machine, reason_of
+from losslab.experiments.global_random import kept
 from losslab.experiments.memory import keep_freed_memory
 from losslab.experiments.stack_losses import StackedLosses
 from losslab.experiments.stack_optimizers import stacked_optimizer
 from losslab.experiments.stack_parts import StackedData, StackedModel, stacked_rows
+from losslab.experiments.stack_probe import misfit
 from losslab.experiments.states import Course, State
 from losslab.experiments.training import (
     copied,
     data_of,
     epoch_row,
+    load_weights,
     loss_of,
     prepare,
     scores,
@@ -55,8 +60,8 @@ def advance_stack(states: Sequence[State], until_epoch: int) -> list[State]:
 
 
 def _of_one_shape(states: Sequence[State]) -> list[list[int]]:
-    """Rows by the number of training examples: splits of a grouped dataset differ in size."""
-    sizes = [len(data_of(state.job).train) for state in states]
+    """Rows by the shape of the training split: splits differ in size, rare categories in width."""
+    sizes = [data_of(state.job).train.features.shape for state in states]
     return [[i for i, size in enumerate(sizes) if size == s] for s in dict.fromkeys(sizes)]
 
 
@@ -73,9 +78,11 @@ class Stack:
         self.weights = [state.model for state in states]
         self.device = self.jobs[0].device
         first = prepare(self.jobs[0])
+        if why := misfit(self.jobs[0], first):
+            raise NotStackable(why)
         losses = [loss_of(job, first.task, data_of(job)) for job in self.jobs]
         for loss, state in zip(losses, states, strict=True):
-            loss.load_state_dict(state.loss)
+            load_weights(loss, state.loss)
         try:
             self.model = StackedModel(first.model, states, first.task, self.jobs[0].link)
             self.losses = StackedLosses(losses, self.device)
@@ -96,7 +103,7 @@ class Stack:
 
     def advance(self, until_epoch: int) -> list[State]:
         """Train on; every training's state, of diverged ones as they were when they did."""
-        with torch.random.fork_rng([] if self.device == "cpu" else [torch.cuda.current_device()]):
+        with kept(self.device):
             for epoch in range(self.courses[0].epoch, until_epoch):
                 if len(self.ended) == len(self.courses):
                     break
@@ -126,6 +133,8 @@ class Stack:
             done = (epoch * steps + index) / (self.trainings[0]["epochs"] * steps)
             self.losses.set_progress(done)
             total += self._step(indices, table[index], epoch)
+            if len(self.ended) == len(self.courses):
+                return
         self._validate(epoch, (total / steps).tolist(), table[-1, :, 0].tolist())
 
     def _step(self, indices: Sequence[Tensor], rates: Tensor, epoch: int) -> Tensor:
@@ -138,12 +147,16 @@ class Stack:
             raise NotStackable(f"it cannot be vectorised: {_short(error)}") from error
         for row, why in failed.items():
             self._leave(row, reason_of(why, epoch + 1))
+        if len(self.ended) == len(self.courses):
+            return losses.detach()
         try:
             whole = self.model.gradient(losses.sum(), self.gradient)
         except DIVERGENCES as error:
             if of_the_machine(error):
                 raise
             raise NotStackable(f"its gradient fails in a stack: {_short(error)}") from error
+        if self.losses.out_of_reach():
+            raise NotStackable("a loss does not depend on its logits in some batch")
         if not whole:
             raise NotStackable("some parameters take no part in the loss")
         with torch.no_grad():
@@ -152,7 +165,7 @@ class Stack:
             self.optimizer.clip(self.gradient)
             self.optimizer.step(self.gradient, rates.to(self.gradient))
         self._clear()
-        return losses.detach().double()
+        return losses.detach()
 
     def _rates(self, epoch: int, steps: int) -> Tensor:
         """The learning rate of every step and training, (steps, N, 1)."""
@@ -168,12 +181,9 @@ class Stack:
         values: dict[int, dict[str, float]] = {}
         for data, rows in zip(self.data.data, self.data.rows, strict=True):
             here = [row for row in rows if row in sound]
-            found = stacked_rows(self.model, here, data.validation) if here else []
-            for row, (logits, targets) in zip(here, found, strict=True):
-                try:
-                    values[row] = scores(data, self.jobs[row], logits, targets)
-                except DIVERGENCES as error:
-                    self._leave(row, reason_of(error, epoch + 1))
+            # Somebody's model may fail for one training alone.
+            for group in [[row] for row in here] if self.model.layers is None else [here]:
+                values |= self._scores(group, data, epoch)
         for row in self._going():
             course = self.courses[row]
             line = epoch_row(epoch, losses[row], rates[row], values.get(row, {}))
@@ -181,6 +191,22 @@ class Stack:
             if course.diverged:
                 self._leave(row, course.diverged)
         self._clear()
+
+    def _scores(
+        self, rows: Sequence[int], data: RunData, epoch: int
+    ) -> dict[int, dict[str, float]]:
+        """The metrics of these trainings on their validation split; one that fails leaves."""
+        values: dict[int, dict[str, float]] = {}
+        outputs: list[tuple[np.ndarray, np.ndarray]] = []
+        for place, row in enumerate(rows):
+            try:
+                outputs = outputs or stacked_rows(self.model, rows, data.validation)
+                values[row] = scores(data, self.jobs[row], *outputs[place])
+            except DIVERGENCES as error:
+                if of_the_machine(error):
+                    raise
+                self._leave(row, reason_of(error, epoch + 1))
+        return values
 
     def _clear(self) -> None:
         """Put finite numbers where a training has left; not before the step is done."""

@@ -45,6 +45,11 @@ def plan_of(job: Job, engine: str, memory: float) -> Plan:
     reason = "engine: plain" if engine == "plain" else _cannot(parts.model)
     if not reason and engine == "auto":
         reason = _should_not(parts, job, saved)
+    if not reason:
+        # Here, since a study that is trained plain has no use for it.
+        from losslab.experiments.stack_probe import misfit
+
+        reason = misfit(job, parts)
     if reason:
         return Plan("plain", 1, reason, **needs)
     wanted = LARGEST
@@ -53,7 +58,7 @@ def plan_of(job: Job, engine: str, memory: float) -> Plan:
         wanted = min(most, max(4, CACHE_BYTES // max(saved, 1)))
     fitting = int((memory * 1e6 - data) // each)
     if fitting < 2:
-        text = f"two trainings at once take about {(data + 2 * each) / 1e6:.0f} MB"
+        text = f"two trainings at once take about {(data + 2 * each) / 1e6:.2g} MB"
         if engine == "stacked":
             raise BadInput(f"memory: {memory:g} MB is too little for a stack: {text}")
         return Plan("plain", 1, f"{text}, more than memory allows", **needs)

@@ -9,7 +9,9 @@ had happened.
 import copy
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +29,7 @@ from losslab.experiments.building import (
 from losslab.experiments.data import Examples, RunData, run_data
 from losslab.experiments.decisions import default_decision
 from losslab.experiments.divergence import DIVERGENCES, of_the_machine, reason_of
+from losslab.experiments.global_random import kept, seed_all
 from losslab.experiments.metrics import evaluate
 from losslab.experiments.states import Course, Job, State
 from losslab.experiments.tasks import TASKS, Task
@@ -47,7 +50,12 @@ class Parts:
     task: Task
     model: nn.Module
     loss: Loss | ForeignLoss
-    optimizer: torch.optim.Optimizer = field(init=False)
+    training: Mapping[str, Any]
+
+    @cached_property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimiser; made when it is asked for, since torch imports its compiler with it."""
+        return build_optimizer(self.training, self.model)
 
 
 def prepare(job: Job) -> Parts:
@@ -66,9 +74,8 @@ def prepare(job: Job) -> Parts:
         seed_integer(job.study_seed, "weights", job.run_seed),
     )
     precision = data.train.features.dtype
-    parts = Parts(data, task, model.to(job.device, precision), loss_of(job, task, data))
-    parts.optimizer = build_optimizer(job.config["training"], parts.model)
-    return parts
+    loss = loss_of(job, task, data)
+    return Parts(data, task, model.to(job.device, precision), loss, job.config["training"])
 
 
 def data_of(job: Job) -> RunData:
@@ -117,11 +124,11 @@ def advance(state: State, until_epoch: int) -> State:
         return state
     began = time.perf_counter()
     job, parts = state.job, prepare(state.job)
-    parts.model.load_state_dict(state.model)
+    load_weights(parts.model, state.model)
     parts.optimizer.load_state_dict(copy.deepcopy(state.optimizer))
-    parts.loss.load_state_dict(state.loss)
+    load_weights(parts.loss, state.loss)
     course = Course(state)
-    with torch.random.fork_rng([] if job.device == "cpu" else [torch.cuda.current_device()]):
+    with kept(job.device):
         while course.epoch < until_epoch and not course.diverged:
             seed_epoch(job, course.epoch)
             try:
@@ -240,11 +247,18 @@ def batches(examples: int, size: int, job: Job, epoch: int) -> list[Tensor]:
 
 
 def seed_epoch(job: Job, epoch: int) -> None:
-    """Seed what dropout and the like draw from; `torch.manual_seed` does it too, in 3 ms."""
-    seed = seed_integer(job.study_seed, "torch", job.run_seed, epoch)
-    torch.default_generator.manual_seed(seed)
-    if job.device != "cpu":
-        torch.cuda.manual_seed(seed)
+    """Seed what dropout and the like draw from."""
+    seed_all(seed_integer(job.study_seed, "torch", job.run_seed, epoch), job.device)
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Load a module's state dict, with the buffers that it did not have before its first step."""
+    known = module.state_dict()
+    for name, tensor in weights.items():
+        if name not in known:
+            owner, _, last = name.rpartition(".")
+            module.get_submodule(owner).register_buffer(last, tensor.clone())
+    module.load_state_dict(weights)
 
 
 def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

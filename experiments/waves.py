@@ -48,6 +48,7 @@ class Wave:
             for job, training in zip(self.jobs, trainings, strict=True)
         ]
         self.folders = self._folders()
+        self.started: dict[int, float] = {}
 
     def advance(self, until: Mapping[int, int]) -> Iterator[tuple[int, Progress]]:
         """Train members (by index) on to an epoch each; what is finished is not done again."""
@@ -75,7 +76,7 @@ class Wave:
                 continue
             for i, progress in zip(owners[number], found, strict=True):
                 if not self.finished[i]:
-                    yield i, progress
+                    yield i, self._since_its_start(i, progress)
         for number in late:
             piece, rows = pieces[number], owners[number]
             if len(rows) > 1:
@@ -89,7 +90,11 @@ class Wave:
                     self.members[i] = replace(self.members[i], source=(single.file, 0))
                 yield from self._run(alone, [[i] for i in rows])
             else:
-                yield rows[0], self._given_up(piece)
+                yield rows[0], self._since_its_start(rows[0], self._given_up(piece))
+
+    def _since_its_start(self, i: int, progress: Progress) -> Progress:
+        """The progress of a training that began with its first piece."""
+        return replace(progress, started=self.started.setdefault(i, progress.started))
 
     def _given_up(self, piece: Piece) -> Progress:
         """A training that overran its limit is one that diverged, and is judged as such."""

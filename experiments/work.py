@@ -5,14 +5,16 @@ replaced by doing its work again, and one that comes too late does no harm.
 """
 
 import io
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from losslab.experiments.confirmation import judge
+from losslab.experiments.confirmation import Verdict, judge
+from losslab.experiments.divergence import DIVERGENCES, of_the_machine, reason_of
 from losslab.experiments.folder import write_atomically
 from losslab.experiments.plans import Engine
 from losslab.experiments.states import Job, State, load_states, save_states
@@ -67,7 +69,8 @@ class Progress:
 
     `values` are the objective's values had the training ended after its first epoch, its second
     and so on, without the epoch in which it diverged. `engine` says how it was trained, with the
-    reason where that is not what was asked for.
+    reason where that is not what was asked for. `seconds` are this training's share of the work,
+    `started` is the clock's time when the work began.
     """
 
     epoch: int
@@ -80,18 +83,19 @@ class Progress:
     metrics: dict[str, float]
     pairing: dict[str, str]
     engine: str = "plain"
+    started: float = 0.0
 
 
 def do(piece: Piece) -> list[Progress]:
     """Do a piece of work; the progress of each member."""
-    jobs = [member.job for member in piece.members]
+    jobs, began = [member.job for member in piece.members], time.time()
     done = load_states(piece.file, jobs[0].device)
     if done is None or [state.job for state in done[0]] != jobs:
         done = _advanced(piece, _beginnings(piece.members))
         save_states(piece.file, *done)
     states, engine = done
     return [
-        _progress(member, state, engine)
+        _progress(member, state, engine, began)
         for member, state in zip(piece.members, states, strict=True)
     ]
 
@@ -127,11 +131,11 @@ def _advanced(piece: Piece, states: list[State]) -> tuple[list[State], str]:
     return [advance(state, piece.until_epoch) for state in states], reason or "plain"
 
 
-def _progress(member: Member, state: State, engine: str) -> Progress:
+def _progress(member: Member, state: State, engine: str, began: float) -> Progress:
     metrics: dict[str, float] = {}
     pairing = {"initial_weights": state.initial_weights}
     if member.outputs is not None:
-        verdict = judge(state, member.decision, member.prior_corrected)
+        state, verdict = _judged(member, state)
         metrics, pairing = verdict.metrics, {**pairing, **verdict.pairing}
         arrays, weights = io.BytesIO(), io.BytesIO()
         np.savez_compressed(arrays, allow_pickle=False, **verdict.outputs)
@@ -150,7 +154,19 @@ def _progress(member: Member, state: State, engine: str) -> Progress:
         metrics=finite(metrics),
         pairing=pairing,
         engine=engine,
+        started=began,
     )
+
+
+def _judged(member: Member, state: State) -> tuple[State, Verdict]:
+    """The verdict on a training; one whose model fails on the test split has diverged by that."""
+    try:
+        return state, judge(state, member.decision, member.prior_corrected)
+    except DIVERGENCES as error:
+        if of_the_machine(error) or state.diverged:
+            raise
+        state = replace(state, diverged=f"on the test split: {reason_of(error, state.epoch)}")
+    return state, judge(state, member.decision, member.prior_corrected)
 
 
 def finite(row: dict[str, float]) -> dict[str, float]:

@@ -211,6 +211,10 @@ def _run(options: argparse.Namespace) -> None:
     workers = options.workers
     if workers is not None and workers < 1:
         raise BadInput(f"--workers: must be at least 1, got {workers}")
+    if not options.dry_run and options.executor == "local" and workers != 1:
+        from losslab.experiments.forking import start_server
+
+        start_server()  # first: it loads torch while this process does
     from losslab.progress import dry_run, run_with_progress
 
     given = {"engine": options.engine, "memory": options.memory}

@@ -30,6 +30,13 @@ def tiny_study():
 
 
 @pytest.fixture
+def no_report(monkeypatch):
+    """Tables and figures take seconds and are tested elsewhere."""
+    for step in ("begin_report", "write_report_files"):
+        monkeypatch.setattr(f"losslab.analysis.report.{step}", lambda *_: [])
+
+
+@pytest.fixture
 def tiny():
     """A complete study whose trainings take some 20 ms each."""
     return tiny_study()

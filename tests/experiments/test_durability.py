@@ -68,24 +68,16 @@ def small():
     return small_study()
 
 
-REPORT = "losslab.analysis.report.write_report_files"
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, migrated_store):
     """The home of the small study, run once without a hitch; to be read only."""
     home = tmp_path_factory.mktemp("undisturbed")
     (home / "mlflow.db").write_bytes(migrated_store.read_bytes())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(REPORT, lambda *_: [])
+        for step in ("begin_report", "write_report_files"):
+            patch.setattr(f"losslab.analysis.report.{step}", lambda *_: [])
         run_study(small_study(), home=home)
     return home
-
-
-@pytest.fixture
-def no_report(monkeypatch):
-    """Tables and figures take seconds and are tested elsewhere."""
-    monkeypatch.setattr(REPORT, lambda *_: [])
 
 
 class Crash(BaseException):

@@ -1,6 +1,7 @@
 """Stacked training against the plain loop, which is the reference."""
 
 import math
+import random
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from losslab.experiments.stacked import NotStackable, advance_stack
 from losslab.experiments.states import Job
 from losslab.experiments.training import advance, start
 from losslab.losses import LOSSES
+from losslab.losses.base import Loss
 
 DATA = {
     "name": "clusters",
@@ -224,6 +226,66 @@ def shortcut(input_shape, outputs):
     return Shortcut(input_shape[-1], outputs)
 
 
+def chain(change):
+    """A model builder: linear and elementwise layers, with something done to them."""
+
+    def build(input_shape, outputs):
+        layers = [nn.Linear(input_shape[-1], 5), nn.ReLU(), nn.Linear(5, 5), nn.ReLU()]
+        return change(nn.Sequential(*layers, nn.Linear(5, outputs)))
+
+    return build
+
+
+def _same_activation(model):
+    return nn.Sequential(*(model[1] if isinstance(each, nn.ReLU) else each for each in model))
+
+
+def _same_layer_twice(model):
+    return nn.Sequential(*model[:4], model[2], *model[3:])
+
+
+def _shared_bias(model):
+    model[2].bias = model[0].bias
+    return model
+
+
+def _untrained_bias(model):
+    model[0].bias.requires_grad_(False)
+    return model
+
+
+def _untrained_weight(model):
+    model[2].weight.requires_grad_(False)
+    return model
+
+
+def _hooked(model):
+    model.register_forward_hook(lambda module, given, outputs: 3 * outputs + 1)
+    return model
+
+
+def _batch_statistics(model):
+    return nn.Sequential(*model[:3], nn.BatchNorm1d(5, track_running_stats=False), *model[3:])
+
+
+same_activation, same_layer_twice = chain(_same_activation), chain(_same_layer_twice)
+shared_bias, hooked = chain(_shared_bias), chain(_hooked)
+untrained_bias, untrained_weight = chain(_untrained_bias), chain(_untrained_weight)
+batch_statistics = chain(_batch_statistics)
+
+
+class Branching(Shortcut):
+    """Decides by its numbers, in evaluation only."""
+
+    def forward(self, features):
+        outputs = super().forward(features)
+        return 2 * outputs if not self.training and outputs.sum() > 0 else outputs
+
+
+def branching(input_shape, outputs):
+    return Branching(input_shape[-1], outputs)
+
+
 HERE = __name__  # pytest has put this file among the modules under this name
 IMAGES = {"name": "digits", "as_images": True}
 MODELS = {
@@ -234,7 +296,15 @@ MODELS = {
     "prior": ({"name": "mlp", "hidden": [4], "prior_init": {"choices": [False, True]}}, None),
     "batch norm": ({"name": f"{HERE}:normalised"}, None),
     "shortcut": ({"name": f"{HERE}:shortcut"}, None),
-}
+    "branching": ({"name": f"{HERE}:branching"}, None),
+    **{
+        name: ({"name": f"{HERE}:{name}"}, None)
+        for name in (
+            "same_activation", "same_layer_twice", "shared_bias", "untrained_bias",
+            "untrained_weight", "hooked", "batch_statistics",
+        )
+    },
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -254,6 +324,22 @@ def study_job(content, number, **training):
     return Job(
         arm.configure(params), study_seed=0, run_seed=number % 2, metrics=METRICS, maximize=False
     )
+
+
+def test_an_evaluation_that_depends_on_its_batch_is_the_plain_loops():
+    """With more rows than a stack evaluates at once, and neighbours that change how many."""
+    data = {"examples": 200, "validation_examples": 9000}
+    model = {"name": f"{HERE}:batch_statistics"}
+    plain, stacked = both([make_job("focal", i, model=model, dataset=data) for i in range(3)], 2)
+    for ours, theirs in zip(stacked, plain, strict=True):
+        assert_alike(theirs, ours)
+
+
+def test_no_momentum_leaves_no_state_and_mixes_with_the_plain_loop():
+    jobs = [make_job("focal", i, optimizer="sgd", momentum=m) for i, m in enumerate([0.0, 0.9])]
+    half = [advance(start(job), 2) for job in jobs]
+    for ours, state in zip(advance_stack(half, 4), half, strict=True):
+        assert_alike(advance(state, 4), ours)
 
 
 @pytest.mark.parametrize("kind", ["images", "flattened images", "anchors"])
@@ -384,6 +470,93 @@ def test_attributes_and_random_numbers_of_other_peoples_losses_are_their_own():
     assert plain[4].history[0]["train/loss"] != plain[6].history[0]["train/loss"]
 
 
+class Drawing(nn.Module):
+    """Draws from the global generators of numpy and Python."""
+
+    def __init__(self, scale=0.1):
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, logits, targets):
+        noise = torch.from_numpy(np.random.standard_normal(logits.shape))  # noqa: NPY002
+        return functional.binary_cross_entropy_with_logits(
+            logits + self.scale * noise * random.random(), targets
+        )
+
+
+class Smoothing(nn.Module):
+    """Changes what it is given."""
+
+    def forward(self, logits, targets):
+        targets.mul_(0.9).add_(0.05)
+        return (logits.mul_(2).sigmoid() - targets).abs().mean()
+
+
+class NothingRare(nn.Module):
+    """A constant where a batch has too few positives, of which a backward pass may begin or not."""
+
+    def __init__(self, leaf=False):
+        super().__init__()
+        self.leaf = leaf
+
+    def forward(self, logits, targets):
+        if targets.sum() < 2:
+            return torch.tensor(0.0, requires_grad=self.leaf)
+        return functional.binary_cross_entropy_with_logits(logits, targets)
+
+
+class OwnNoise(Loss):
+    """Of losslab's kind, but not among its own."""
+
+    links = ("sigmoid",)
+
+    def elementwise(self, logits, targets):
+        return (torch.sigmoid(logits + torch.randn_like(logits)) - targets).abs()
+
+
+@pytest.mark.parametrize("name", ["Drawing", "Smoothing", "NothingRare", "OwnNoise"])
+def test_what_other_peoples_losses_do_is_done_to_their_own_training(name):
+    jobs = [make_job(f"{HERE}:{name}", i % 2) for i in range(3)] + [make_job("focal", 0)]
+    np_before, before = np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+    plain, stacked = both(jobs, 3)
+    for ours, theirs in zip(stacked, plain, strict=True):
+        assert_alike(theirs, ours)
+    assert bool(plain[0].diverged) == (name == "NothingRare")
+    assert np.array_equal(np.random.get_state()[1], np_before)  # noqa: NPY002
+    assert random.getstate() == before
+    for again, state in zip(both(jobs, 3)[0], plain, strict=True):
+        assert again.history == state.history
+
+
+def test_a_loss_out_of_reach_of_the_model_is_not_stacked():
+    jobs = [make_job({"name": f"{HERE}:NothingRare", "leaf": True}), make_job("focal")]
+    with pytest.raises(NotStackable, match="does not depend on its logits"):
+        advance_stack([start(job) for job in jobs], 3)
+
+
+class Late(nn.Module):
+    """Makes its buffer when it is called first."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", None)
+
+    def forward(self, logits, targets):
+        loss = functional.binary_cross_entropy_with_logits(logits, targets)
+        self.mean = loss.detach() if self.mean is None else 0.9 * self.mean + 0.1 * loss.detach()
+        return loss / (1 + self.mean)
+
+
+def test_a_buffer_that_is_made_late_goes_on_from_a_rung():
+    begun = [start(make_job(f"{HERE}:Late", i)) for i in range(2)]
+    whole = [advance(state, 4) for state in begun]
+    rungs = [advance(advance(state, 2), 4) for state in begun]
+    stacked = advance_stack(advance_stack(begun, 2), 4)
+    for state, plain, ours in zip(whole, rungs, stacked, strict=True):
+        assert_alike(state, plain, loss=0, weights=0)
+        assert_alike(plain, ours)
+
+
 # Trainings that end early
 
 
@@ -459,9 +632,50 @@ def spare(input_shape, outputs):
     return Spare(input_shape[-1], outputs)
 
 
+def with_hook(input_shape, outputs):
+    model = shortcut(input_shape, outputs)
+    model.first.weight.register_hook(lambda gradient: 0.1 * gradient)
+    return model
+
+
+class Projecting(Shortcut):
+    """Has drawn numbers that are not in its state dict."""
+
+    def __init__(self, width, outputs):
+        super().__init__(width, outputs)
+        self.scale = torch.rand(()).item()
+
+    def forward(self, features):
+        return super().forward(self.scale * features)
+
+
+def projecting(input_shape, outputs):
+    return Projecting(input_shape[-1], outputs)
+
+
+class Assigning(Shortcut):
+    """Assigns its buffer, which vmap forgets."""
+
+    def __init__(self, width, outputs):
+        super().__init__(width, outputs)
+        self.register_buffer("mean", torch.zeros(width))
+
+    def forward(self, features):
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * features.mean(0)
+        return super().forward(features - self.mean)
+
+
+def assigning(input_shape, outputs):
+    return Assigning(input_shape[-1], outputs)
+
+
 @pytest.mark.parametrize(
     ("model", "loss", "reason"),
     [
+        ("with_hook", "ce", "its gradients differ in a stack"),
+        ("projecting", "ce", "its outputs differ in a stack"),
+        ("assigning", "ce", "its outputs differ in a stack"),
         ("dropping", "ce", "it cannot be vectorised: RuntimeError: vmap: called random operation"),
         ("deciding", "ce", "it cannot be vectorised"),
         ("spare", "ce", "some parameters take no part in the loss"),

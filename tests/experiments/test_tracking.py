@@ -15,9 +15,8 @@ from losslab.experiments.tracking import Tracker, local_store
 
 
 @pytest.fixture(autouse=True)
-def _no_report(monkeypatch):
-    """Tables and figures take seconds and are tested elsewhere."""
-    monkeypatch.setattr("losslab.analysis.report.write_report_files", lambda *_: [])
+def _no_report(no_report):
+    """None of these tests looks at the report."""
 
 
 def forget_places():

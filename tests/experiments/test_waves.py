@@ -184,12 +184,6 @@ def values_of(outcome, home):
     return found
 
 
-@pytest.fixture
-def no_report(monkeypatch):
-    """Tables and figures take seconds and are tested elsewhere."""
-    monkeypatch.setattr("losslab.analysis.report.write_report_files", lambda *_: [])
-
-
 def test_a_stacked_study_finds_what_the_plain_one_does(tiny, new_home, outcome, no_report):
     tiny["training"]["precision"] = "float64"
     found = {}
