@@ -224,6 +224,7 @@ class Command:
     """`losslab run` as a user starts it, in a session of its own."""
 
     def __init__(self, file, home, workers=2):
+        self.killed_workers = 0
         command = [sys.executable, "-m", "losslab", "run", str(file), "--quiet"]
         self.process = subprocess.Popen(
             [*command, "--home", str(home), "--workers", str(workers)],
@@ -256,6 +257,15 @@ class Command:
                     found.append(stat.parent.name)
         return found
 
+    def workers(self):
+        """The processes that train: children of the server that is a child of the command."""
+        parents = {}
+        for pid in self.survivors():
+            with contextlib.suppress(OSError):
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                parents[int(pid)] = int(fields[1])
+        return [p for p, parent in parents.items() if parents.get(parent) == self.process.pid]
+
     def wait_for_progress(self, folder, beyond):
         """Until there are more records than `beyond`, or it has ended."""
         while self.process.poll() is None and _trained(folder) <= beyond:
@@ -268,8 +278,11 @@ def _trained(folder):
 
 
 def _kill_and_resume(study, signals, place, home, seed):
-    """Run the study, ended by one signal after another; how many of them met it alive."""
-    moments, met = random.Random(seed), 0
+    """Run the study, ended by one signal after another; how many of them met it alive.
+
+    Before the signal, single workers are killed now and then.
+    """
+    moments, met, killed_workers = random.Random(seed), 0, 0
     file = place / "study.yaml"
     file.write_text(yaml.safe_dump(study))
     for number in signals:
@@ -279,6 +292,13 @@ def _kill_and_resume(study, signals, place, home, seed):
         else:
             command.wait_for_progress(home / study["study"], before)
             time.sleep(moments.uniform(0, 0.3))
+        for _ in range(moments.choice([0, 0, 1, 2])):
+            if workers := command.workers():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(moments.choice(workers), signal.SIGKILL)
+                command.killed_workers += 1
+            time.sleep(moments.uniform(0, 0.2))
+        killed_workers += command.killed_workers
         alive = command.process.poll() is None
         code, error = command.end(number, whole_group=number == signal.SIGINT)
         if not alive:
@@ -293,6 +313,7 @@ def _kill_and_resume(study, signals, place, home, seed):
     assert code == 0, error
     assert not list(home.rglob(".*.part"))
     assert not list((home / study["study"] / "states").iterdir())
+    assert killed_workers or len(signals) < 10
     return met
 
 

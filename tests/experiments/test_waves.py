@@ -274,3 +274,36 @@ def test_status_says_how_an_arm_is_trained(tiny, home, no_report, capsys, tmp_pa
     assert "  trains stacks of up to 64 trainings" in capsys.readouterr().out
     assert main(["run", str(file), "--home", str(home), "--engine", "plain"]) == 2
     assert "engine: stacked -> plain" in capsys.readouterr().err
+
+
+def test_a_stacked_study_that_grows_leaves_what_it_has_alone(
+    tiny, new_home, outcome, mirrored, no_report
+):
+    """Arms, trials and seeds are added, and the memory is changed; another engine is refused."""
+    tiny["engine"] = "stacked"
+    home = new_home()
+    run_study(tiny, home=home)
+    before = outcome(home / "tiny")
+    grown = {
+        **tiny,
+        "memory": "300 MB",
+        "arms": [*tiny["arms"], "balanced_ce"],
+        "search": {**tiny["search"], "trials": 10},
+        "confirm": {"seeds": 3},
+    }
+    run_study(grown, home=home, workers=2)
+    after = outcome(home / "tiny")
+    for name, record in before.items():
+        if "/trial-" in name:
+            assert after[name] == record
+    assert sum("/trial-" in name for name in after) == 3 * 9
+    assert all(f"confirm/{arm}/selected-0002.json" in after for arm in grown["arms"])
+    for record in after.values():
+        assert record.get("phase") is None or record["value"] is not None or record["reason"]
+    notes = json.loads((home / "tiny" / "study.json").read_text())["notes"]
+    assert "memory: 1 GB -> 300 MB" in notes[-1]["text"]
+    assert not list((home / "tiny" / "states").iterdir())
+    keys = {record["key"] for record in after.values() if "key" in record}
+    assert keys <= set(mirrored(home))
+    with pytest.raises(BadInput, match="engine: stacked -> plain"):
+        run_study({**grown, "engine": "plain"}, home=home)
