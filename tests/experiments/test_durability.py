@@ -328,7 +328,7 @@ def test_kill_9_and_ctrl_c_change_nothing(tiny, finished, home, tmp_path, outcom
 def test_twenty_kills_change_nothing(tiny, seed, new_home, tmp_path, outcome, mirrored):
     study = {
         **tiny,
-        "search": {**tiny["search"], "trials": 15, "rungs": [1, 2, 3], "pruner": "halving"},
+        "search": {**tiny["search"], "trials": 81, "rungs": [1, 2, 3], "pruner": "halving"},
         "confirm": {"seeds": 4},
     }
     whole, killed = new_home("whole"), new_home("killed")
