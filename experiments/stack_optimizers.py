@@ -5,6 +5,7 @@ whole tensors. The formulas are those of `torch.optim`, whose state dicts go in 
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,7 +41,7 @@ class Columns:
         return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
-class StackedOptimizer:
+class StackedOptimizer(ABC):
     """What both optimisers share: rates, weight decay and clipping of every training.
 
     `trainings` are the configurations' training sections, `states` their optimisers' state dicts,
@@ -63,7 +64,7 @@ class StackedOptimizer:
         self.columns = columns
         self.numbers = numbers
         self.groups = [state["param_groups"] for state in states]
-        self.steps = 0
+        self.steps = 0  # what `_begin` finds otherwise
         self.weight_decay = self._column([float(each["weight_decay"]) for each in trainings])
         norms = [each["clip_norm"] for each in trainings]
         self.clip_norm = (
@@ -76,6 +77,7 @@ class StackedOptimizer:
             for name in self.kept if state["state"] else ():
                 parts = [state["state"][number][name] for number in numbers]
                 self.moments[name][row] = columns.row(parts).to(flat)
+        self._begin(trainings, states)
 
     def clip(self, gradient: Tensor) -> None:
         """Scale every training's gradient down to its largest norm, in place, as torch does."""
@@ -83,9 +85,9 @@ class StackedOptimizer:
             norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
             gradient.mul_((self.clip_norm / (norm + 1e-6)).clamp(max=1.0))
 
+    @abstractmethod
     def step(self, gradient: Tensor, rates: Tensor) -> None:
         """Move the parameters; `rates` (N, 1). The gradient may be overwritten."""
-        raise NotImplementedError
 
     def forget(self, row: int) -> None:
         """A training has left: nothing of it moves any more."""
@@ -104,6 +106,12 @@ class StackedOptimizer:
                 state[number][name] = part[0].clone()
         return {"state": state, "param_groups": [dict(group) for group in self.groups[row]]}
 
+    @abstractmethod
+    def _begin(
+        self, trainings: Sequence[Mapping[str, Any]], states: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Take over what else the state dicts and the settings say: above all `steps`."""
+
     def _more(self) -> dict[str, Any]:
         """What the state of a parameter holds besides."""
         return {}
@@ -117,18 +125,12 @@ class StackedAdamW(StackedOptimizer):
 
     kept = ("exp_avg", "exp_avg_sq")
 
-    def __init__(
-        self,
-        flat: Tensor,
-        columns: Columns,
-        trainings: Sequence[Mapping[str, Any]],
-        states: Sequence[Mapping[str, Any]],
-        numbers: Sequence[int],
-    ):
-        super().__init__(flat, columns, trainings, states, numbers)
+    def _begin(
+        self, trainings: Sequence[Mapping[str, Any]], states: Sequence[Mapping[str, Any]]
+    ) -> None:
         if states[0]["state"]:
-            self.steps = int(states[0]["state"][numbers[0]]["step"])
-        self.buffer = torch.empty_like(flat)
+            self.steps = int(states[0]["state"][self.numbers[0]]["step"])
+        self.buffer = torch.empty_like(self.flat)
 
     def step(self, gradient: Tensor, rates: Tensor) -> None:
         """A step of `torch.optim.AdamW`."""
@@ -152,15 +154,9 @@ class StackedSGD(StackedOptimizer):
 
     kept = ("momentum_buffer",)
 
-    def __init__(
-        self,
-        flat: Tensor,
-        columns: Columns,
-        trainings: Sequence[Mapping[str, Any]],
-        states: Sequence[Mapping[str, Any]],
-        numbers: Sequence[int],
-    ):
-        super().__init__(flat, columns, trainings, states, numbers)
+    def _begin(
+        self, trainings: Sequence[Mapping[str, Any]], states: Sequence[Mapping[str, Any]]
+    ) -> None:
         self.steps = int(any(state["state"] for state in states))
         self.momentum = self._column([float(each["momentum"]) for each in trainings])
 
