@@ -7,85 +7,35 @@
 2.0
 """
 
-import copy
-import itertools
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from losslab.errors import BadInput
+from losslab.experiments.arms import Arm, check_shared_sections, make_arm, standing_baseline
 from losslab.experiments.consistency import (
     check_names,
     check_rungs,
     check_sampler,
     direction_told,
-    slug,
 )
+from losslab.experiments.levels import at_level, check_levels, labelled, levelled_name
 from losslab.experiments.options import booleans_as_numbers, problems_of
 from losslab.experiments.reading import apply_overrides, find_study, normalise, read_yaml
 from losslab.experiments.resolving import Resolver
 from losslab.experiments.schema import (
-    ARM_SECTIONS,
     Confirm,
+    Levels,
     Metrics,
     Search,
     StudyFile,
     megabytes_of,
 )
-from losslab.experiments.spaces import Space, Value, leaves, merged, set_path
-from losslab.losses import LOSSES
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One thing that is compared: a complete configuration with search spaces at some places.
-
-    `config` has the sections dataset, model, training and loss, with the default of each space at
-    its place; `spaces` and `defaults` are keyed by dotted path, such as "training.learning_rate".
-    """
-
-    name: str
-    config: dict[str, Any]
-    spaces: dict[str, Space]
-    implicit: bool = False
-
-    @property
-    def slug(self) -> str:
-        """The arm's name as a file name: unchanged if harmless, else shortened with a hash."""
-        return slug(self.name)
-
-    @property
-    def defaults(self) -> dict[str, Value]:
-        """The untuned value of everything that is searched."""
-        return {path: space.start() for path, space in self.spaces.items()}
-
-    @property
-    def last_change(self) -> float:
-        """The fraction of a training after which no trial's loss changes by schedule any more."""
-        loss = LOSSES.get(self.config["loss"]["name"])
-        told = getattr(loss, "last_change", None)
-        if told is None:
-            return 0.0
-        ends = {
-            path.removeprefix("loss."): space.samples()
-            for path, space in self.spaces.items()
-            if path.startswith("loss.")
-        }
-        fixed = {key: value for key, value in self.config["loss"].items() if key not in ends}
-        corners = itertools.islice(itertools.product(*ends.values()), 1024)
-        return max(told({**fixed, **dict(zip(ends, values, strict=True))}) for values in corners)
-
-    def configure(self, params: Mapping[str, Value]) -> dict[str, Any]:
-        """The configuration with searched values in place."""
-        # Deep: a searched path may lead into a nested option, which arms must not share.
-        config = copy.deepcopy({section: self.config[section] for section in ARM_SECTIONS})
-        for path, value in params.items():
-            set_path(config, path, value)
-        return config
+from losslab.experiments.spaces import set_path
 
 
 @dataclass(frozen=True)
@@ -93,8 +43,9 @@ class Study:
     """A study, checked. `resolved` is the whole file with nothing left to defaults.
 
     `baseline` is the arm that others are compared with, `standing` that of plain cross-entropy,
-    which is also judged with the class prior taken off its logits; mostly they are the same.
-    `memory` is what a stack of trainings may take, in megabytes.
+    which is also judged with the class prior taken off its logits; mostly they are the same. Where
+    there are levels, both are of the first one. `memory` is what a stack of trainings may take, in
+    megabytes. `written` is a study file that makes the same study.
     """
 
     name: str
@@ -110,7 +61,15 @@ class Study:
     confirm: Confirm
     metrics: Metrics
     direction: str
+    levels: Levels | None
     resolved: dict[str, Any] = field(repr=False)
+    written: dict[str, Any] = field(repr=False)
+
+    @property
+    def plain_arms(self) -> list[str]:
+        """The arms of plain cross-entropy, one at each level."""
+        of = self.arms[self.standing].of
+        return [name for name, arm in self.arms.items() if arm.of == of]
 
     @property
     def rungs(self) -> list[int]:
@@ -156,17 +115,13 @@ def load_study(
     name = file.study or stem
     check_names(name, file, problems)
     resolver = Resolver(file.seed, folder or Path.cwd(), problems)
-    _check_shared_sections(file, resolver)
-    arms = {name: _arm(name, over, file, resolver) for name, over in file.arms.items()}
     direction = direction_told(file, problems)
-    check_rungs(file, arms, problems)
-    check_sampler(file, arms, problems)
-    if file.baseline is not None and file.baseline not in arms:
-        problems.append(f"baseline: no arm is called {file.baseline!r} (arms: {', '.join(arms)})")
+    parts = [_arms(file, resolver)] if file.levels is None else _levels(content, file, resolver)
     if problems:
         raise BadInput(list(dict.fromkeys(problems)))
-    standing = _standing_baseline(file, arms, resolver)
-    baseline = file.baseline or standing
+    arms = {arm.name: arm for part in parts for arm in part[0].values()}
+    _, baseline, standing = parts[0]
+    resolved = _resolved(file, name, baseline, direction, arms)
     return Study(
         name=name,
         question=file.question,
@@ -181,8 +136,51 @@ def load_study(
         confirm=file.confirm,
         metrics=file.metrics,
         direction=direction,
-        resolved=_resolved(file, name, baseline, direction, arms),
+        levels=file.levels,
+        resolved=resolved,
+        # Resolved arms have their level in them, and a file of them would no longer say so.
+        written={**content, "study": name} if file.levels else resolved,
     )
+
+
+def _arms(file: StudyFile, resolver: Resolver) -> tuple[dict[str, Arm], str, str]:
+    """The arms of a file, its baseline and its arm of plain cross-entropy."""
+    problems = resolver.problems
+    check_shared_sections(file, resolver)
+    arms = {name: make_arm(name, over, file, resolver) for name, over in file.arms.items()}
+    check_rungs(file, arms, problems)
+    check_sampler(file, arms, problems)
+    if file.baseline is not None and file.baseline not in arms:
+        problems.append(f"baseline: no arm is called {file.baseline!r} (arms: {', '.join(arms)})")
+    if problems:
+        return arms, "", ""
+    standing = standing_baseline(file, arms, resolver)
+    return arms, file.baseline or standing, standing
+
+
+def _levels(
+    content: Mapping[str, Any], file: StudyFile, resolver: Resolver
+) -> list[tuple[dict[str, Arm], str, str]]:
+    """The same at every level, arms called after it."""
+    assert file.levels
+    problems = resolver.problems
+    check_levels(file.levels, file.arms, problems)
+    parts = []
+    for level, value in labelled(file.levels).items() if not problems else ():
+        there = _validated(at_level(content, file.levels.path, value), problems)
+        arms, *known = _arms(there, resolver)
+        arms = {
+            name: replace(arm, name=levelled_name(arm.name, level), level=level)
+            for name, arm in arms.items()
+        }
+        check_names(
+            "levels",
+            file.model_copy(update={"arms": {a.name: {} for a in arms.values()}}),
+            problems,
+        )
+        baseline, standing = (levelled_name(arm, level) for arm in known)
+        parts.append((arms, baseline, standing))
+    return parts
 
 
 def _make_importable(*folders: Path) -> None:
@@ -214,66 +212,6 @@ def _validated(content: dict[str, Any], problems: list[str]) -> StudyFile:
             return StudyFile.model_validate({**missing, **rest})
 
 
-def _check_shared_sections(file: StudyFile, resolver: Resolver) -> None:
-    """Check the file's own sections even where every arm replaces them."""
-    if not file.dataset and file.arms and all("dataset" in over for over in file.arms.values()):
-        return
-    base = {section: getattr(file, section) for section in ARM_SECTIONS}
-    resolver.arm(base, {section: section for section in ARM_SECTIONS})
-
-
-def _arm(name: str, over: Mapping[str, Any], file: StudyFile, resolver: Resolver) -> Arm:
-    base = {section: getattr(file, section) for section in ARM_SECTIONS}
-    problems = resolver.problems
-    for key in sorted(set(over) - set(ARM_SECTIONS)):
-        problems.append(
-            f"arms.{name}.{key}: an arm can change {', '.join(ARM_SECTIONS)}; {key!r} is either "
-            f"unknown or shared by all arms"
-        )
-    for section in ARM_SECTIONS:
-        if section in over and not isinstance(over[section], Mapping):
-            problems.append(f"arms.{name}.{section}: must be a mapping, got {over[section]!r}")
-            over = {key: value for key, value in over.items() if key != section}
-    sections = merged(base, {key: over[key] for key in ARM_SECTIONS if key in over})
-    where = {
-        section: f"arms.{name}.{section}" if section in over else section
-        for section in ARM_SECTIONS
-    }
-    config, spaces = resolver.arm(sections, where)
-    return Arm(name, config, spaces)
-
-
-def _standing_baseline(file: StudyFile, arms: dict[str, Arm], resolver: Resolver) -> str:
-    """The arm that is plain cross-entropy and otherwise as the file says; added if there is none.
-
-    An added arm has a search and a budget of its own, like the others.
-    """
-    if not file.dataset:
-        return _plain_arm(arms)
-    taken = {arm.casefold() for arm in arms}
-    names = ("ce", *(f"ce (baseline{number})" for number in ("", *range(2, len(arms) + 2))))
-    name = next(name for name in names if name not in taken)
-    plain = _arm(name, {"loss": {"name": "ce"}}, file, resolver)
-    if resolver.problems:
-        raise BadInput(list(dict.fromkeys(resolver.problems)))
-    for arm in arms.values():
-        if (arm.config, arm.spaces) == (plain.config, plain.spaces):
-            return arm.name
-    arms[name] = Arm(plain.name, plain.config, plain.spaces, implicit=True)
-    return name
-
-
-def _plain_arm(arms: Mapping[str, Arm]) -> str:
-    """The first arm of plain cross-entropy, where every arm brings its own dataset."""
-    for arm in arms.values():
-        if arm.config["loss"]["name"] == "ce":
-            return arm.name
-    raise BadInput(
-        "arms: plain cross-entropy is the standing baseline of every study; add an arm `ce`, or a "
-        "`dataset` at the top of the file, with which one is added"
-    )
-
-
 def _resolved(
     file: StudyFile, name: str, baseline: str, direction: str, arms: Mapping[str, Arm]
 ) -> dict[str, Any]:
@@ -281,7 +219,8 @@ def _resolved(
         config = arm.configure({})
         for path, space in arm.spaces.items():
             set_path(config, path, space.model_dump())
-        return config
+        own = {"search": {"trials": arm.search.trials}} if arm.search != file.search else {}
+        return {**config, **own}
 
     return {
         "study": name,
@@ -296,38 +235,3 @@ def _resolved(
         "metrics": {**file.metrics.model_dump(), "direction": direction},
         "arms": {arm.name: written(arm) for arm in arms.values()},
     }
-
-
-def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What a study file changes that a started study cannot follow, one line a key.
-
-    Adding arms, trials or confirmation seeds continues a study, and so does rewording its
-    question; everything else would mix runs that do not belong together.
-
-    >>> changed_keys({"seed": 0, "search": {"trials": 8}}, {"seed": 1, "search": {"trials": 16}})
-    ['seed: 0 -> 1']
-    """
-    old_arms, new_arms = old.get("arms", {}), new.get("arms", {})
-    lines = [f"arms.{arm}: was removed" for arm in old_arms if arm not in new_arms]
-    both = [arm for arm in old_arms if arm in new_arms]
-    before, after = _flat(old, both), _flat(new, both)
-    for path in dict.fromkeys([*before, *after]):
-        was, now = before.get(path), after.get(path)
-        grown = path in ("search.trials", "confirm.seeds") and now is not None and now >= was
-        # A table may lie elsewhere than when the study began: its content hash is compared.
-        moved = path.endswith("dataset.path")
-        # How much memory a stack may take changes what is stacked from now on, and no result.
-        if was != now and not (grown or moved or path in ("question", "memory")):
-            lines.append(f"{path}: {_shown(was)} -> {_shown(now)}")
-    return lines
-
-
-def _flat(resolved: Mapping[str, Any], arms: Sequence[str]) -> dict[str, Any]:
-    flat = dict(leaves({key: value for key, value in resolved.items() if key != "arms"}))
-    for arm in arms:
-        flat |= leaves(resolved["arms"][arm], f"arms.{arm}.")
-    return flat
-
-
-def _shown(value: Any) -> str:
-    return "(absent)" if value is None else str(value)

@@ -3,23 +3,25 @@
 from collections.abc import Mapping
 from typing import Any
 
-from losslab.experiments.config import Arm
+from losslab.experiments.arms import Arm
 from losslab.experiments.context import Context, Training
 from losslab.experiments.folder import read_json
+from losslab.experiments.searching import Replicate
 from losslab.experiments.waves import train_all
 
 
-def confirm(context: Context, selected: Mapping[str, Mapping[str, Any]]) -> None:
+def confirm(context: Context, selected: Mapping[Replicate, Mapping[str, Any]]) -> None:
     """Train every arm on the same fresh run seeds and judge it on test, seed by seed.
 
-    `selected` maps an arm to what selection chose. Plain cross-entropy is also judged with the
-    class prior taken out of its logits: cross-entropy with a tuned threshold or with that
-    correction is the standing baseline of every study.
+    `selected` maps an arm and a repeat of its search to what selection chose there. Plain
+    cross-entropy is also judged with the class prior taken out of its logits: cross-entropy with a
+    tuned threshold or with that correction is the standing baseline of every study.
     """
     study = context.study
     variants = ["selected", "defaults"] if study.confirm.defaults else ["selected"]
     trainings = [
-        _training(context, arm, variant, seed, selected[arm.name])
+        _training(context, arm, variant, seed, selected[arm.name, repeat])
+        for repeat in range(study.search.repeats)
         for seed in range(study.confirm.seeds)
         for arm in study.arms.values()
         for variant in variants
@@ -30,14 +32,14 @@ def confirm(context: Context, selected: Mapping[str, Mapping[str, Any]]) -> None
         training.key: {
             "outputs": training.file.with_suffix(""),
             "decision": study.metrics.decision,
-            "prior_corrected": training.arm.name == study.standing,
+            "prior_corrected": training.arm.name in study.plain_arms,
         }
         for training in trainings
     }
     train_all(context, trainings, judged)
     for arm in study.arms.values():
         # Asked for every time, since a kill may have come before the run was discarded.
-        for old in context.folder.confirmation(arm.slug).glob("*.json.superseded-*"):
+        for old in context.folder.confirmation(arm.slug).rglob("*.json.superseded-*"):
             if (key := read_json(old)["key"]) not in judged:
                 context.tracker.discard(key)
 
@@ -45,7 +47,7 @@ def confirm(context: Context, selected: Mapping[str, Mapping[str, Any]]) -> None
 def _training(
     context: Context, arm: Arm, variant: str, seed: int, chosen: Mapping[str, Any]
 ) -> Training:
-    place = context.folder.confirmation(arm.slug)
+    place = context.folder.confirmation(arm.slug, chosen["repeat"])
     place.mkdir(parents=True, exist_ok=True)
     tuned = variant == "selected"
     return Training(
@@ -56,6 +58,7 @@ def _training(
         file=place / f"{variant}-{seed:04d}.json",
         trial=chosen["trial"] if tuned else None,
         variant=variant,
+        repeat=chosen["repeat"],
     )
 
 

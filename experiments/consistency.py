@@ -12,7 +12,7 @@ from losslab.experiments.spaces import Choices
 from losslab.randomness import stable_hash
 
 if TYPE_CHECKING:
-    from losslab.experiments.config import Arm
+    from losslab.experiments.arms import Arm
 
 # What else stands in the home folder.
 TAKEN = ("artifacts", "mlflow.db")
@@ -41,6 +41,8 @@ def check_names(study: str, file: StudyFile, problems: list[str]) -> None:
             problems.append(
                 f"arms.{name[:100]!r}: a name is 1 to 100 printable characters, not all blank"
             )
+        if re.search(r"/repeat-\d+$", name):
+            problems.append(f"arms.{name}: repeats of a search are called so; give another name")
         alike = folders.setdefault(slug(name).casefold(), name)
         if alike != name:
             problems.append(

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from losslab.experiments.config import Arm, Study
+from losslab.experiments.arms import Arm
+from losslab.experiments.config import Study
 from losslab.experiments.executors import Executor
 from losslab.experiments.folder import StudyFolder, read_json, write_json
 from losslab.experiments.metrics import METRICS
@@ -26,7 +27,7 @@ class Training:
 
     `phase` is search, select or confirm; `file` is where its record goes. Search and selection
     draw their run seeds from one role, confirmation from another, so test never meets the seeds
-    that tuning has seen.
+    that tuning has seen. Each `repeat` of the search has run seeds of its own.
     """
 
     arm: Arm
@@ -37,17 +38,19 @@ class Training:
     trial: int | None = None
     variant: str | None = None
     generation: int | None = None
+    repeat: int = 0
 
     @property
     def key(self) -> str:
         """The training's name in the study, for ever."""
         trial = 0 if self.trial is None else self.trial
+        arm = f"{self.arm.name}/repeat-{self.repeat:03d}" if self.repeat else self.arm.name
         if self.phase == "search":
-            return f"{self.arm.name}/trial-{trial:05d}"
+            return f"{arm}/trial-{trial:05d}"
         if self.phase == "select":
-            return f"{self.arm.name}/select-{trial:05d}-{self.seed_index}"
+            return f"{arm}/select-{trial:05d}-{self.seed_index}"
         of = "" if self.trial is None else f"-of-trial-{self.trial:05d}"
-        return f"{self.arm.name}/{self.variant}-{self.seed_index:04d}{of}"
+        return f"{arm}/{self.variant}-{self.seed_index:04d}{of}"
 
     @property
     def epochs(self) -> int:
@@ -57,7 +60,8 @@ class Training:
     def run_seed(self, study_seed: int) -> int:
         """The seed of its splits, initial weights and batches."""
         role = "confirmation" if self.phase == "confirm" else "search"
-        return seed_integer(study_seed, role, self.seed_index)
+        repeat = ("repeat", self.repeat) if self.repeat else ()
+        return seed_integer(study_seed, role, *repeat, self.seed_index)
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ class Context:
     ) -> Record:
         """Write a training's record; only then is it finished."""
         state = "diverged" if progress.diverged else "pruned" if pruned else "complete"
-        rule = f"pruned at epoch {progress.epoch} by the {self.study.search.pruner} rule"
+        rule = f"pruned at epoch {progress.epoch} by the {training.arm.search.pruner} rule"
         outputs = training.file.with_suffix(".npz")
         record = {
             "key": training.key,
@@ -107,7 +111,7 @@ class Context:
             "phase": training.phase,
             "variant": training.variant,
             "trial": training.trial,
-            "repeat": 0,
+            "repeat": training.repeat,
             "generation": training.generation,
             "seed_index": training.seed_index,
             "run_seed": training.run_seed(self.study.seed),

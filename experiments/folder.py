@@ -8,6 +8,7 @@ runs/<study>/
   arms/<arm>/           generation-000.json, trial-00000.json, select-00003-1.json,
                         selected.json
   confirm/<arm>/        selected-0000.json and .npz and .pt; defaults-0000...
+  .../repeat-001/       in both: the same of the search's further repeats
   states/               trainings under way, at their last rung
   report/               tables and figures
   data/                 the splits that workers share, while they work
@@ -104,13 +105,13 @@ class StudyFolder:
         self.path = home / study
         self.study_file = self.path / "study.json"
 
-    def arm(self, slug: str) -> Path:
-        """The folder of an arm's search."""
-        return self.path / "arms" / slug
+    def arm(self, slug: str, repeat: int = 0) -> Path:
+        """The folder of an arm's search, or of one of its further repeats."""
+        return _repeated(self.path / "arms" / slug, repeat)
 
-    def confirmation(self, slug: str) -> Path:
-        """The folder of an arm's confirmation runs."""
-        return self.path / "confirm" / slug
+    def confirmation(self, slug: str, repeat: int = 0) -> Path:
+        """The folder of the confirmation runs that belong to such a search."""
+        return _repeated(self.path / "confirm" / slug, repeat)
 
     @property
     def states(self) -> Path:
@@ -205,6 +206,10 @@ class StudyFolder:
         for part in self.path.rglob(".*.part"):
             part.unlink(missing_ok=True)
         shutil.rmtree(self.data, ignore_errors=True)
+
+
+def _repeated(folder: Path, repeat: int) -> Path:
+    return folder / f"repeat-{repeat:03d}" if repeat else folder
 
 
 def _lock(file: IO[str]) -> bool:

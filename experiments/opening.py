@@ -10,10 +10,13 @@ from typing import Any
 
 import yaml
 
+from losslab.datasets.base import Dataset
 from losslab.errors import BadInput
-from losslab.experiments.config import Study, changed_keys
+from losslab.experiments.changes import changed_keys
+from losslab.experiments.config import Study
 from losslab.experiments.data import dataset_for
 from losslab.experiments.folder import StudyFolder, read_json, write_json
+from losslab.experiments.levels import labelled, levelled_name
 from losslab.experiments.observing import Observer
 from losslab.experiments.plans import Plan, plans_as_json
 
@@ -91,15 +94,20 @@ def _entry(study: Study, device: str) -> dict[str, Any]:
                 "slug": arm.slug,
                 "summary": arm.config["loss"]["name"],
                 "implicit": arm.implicit,
+                "of": arm.of,
+                "level": arm.level,
+                "budget": arm.search.trials,
                 "config": arm.config,
                 "space": {path: space.model_dump() for path, space in arm.spaces.items()},
             }
             for name, arm in study.arms.items()
         },
         "seeds": study.confirm.seeds,
+        "repeats": study.search.repeats,
         "budget": study.search.trials,
         "metrics": [study.metrics.primary, *study.metrics.extra],
         "dataset": datasets[study.baseline].describe(),
+        "levels": _levels(study, datasets) if study.levels else None,
         "content_hashes": {name: dataset.content_hash for name, dataset in datasets.items()},
         "device": device,
         "versions": versions(),
@@ -107,7 +115,24 @@ def _entry(study: Study, device: str) -> dict[str, Any]:
         "created": time.time(),
         "notes": [],
         "resolved": study.resolved,
-        "yaml": yaml.safe_dump(study.resolved, sort_keys=False, allow_unicode=True),
+        "yaml": yaml.safe_dump(study.written, sort_keys=False, allow_unicode=True),
+    }
+
+
+def _levels(study: Study, datasets: Mapping[str, Dataset]) -> dict[str, Any]:
+    """What the levels are, with the baseline's name and dataset at each."""
+    assert study.levels
+    values = labelled(study.levels)
+    baseline = study.arms[study.baseline].of
+    return {
+        "path": study.levels.path,
+        "label": study.levels.label or study.levels.path.rsplit(".", 1)[-1].replace("_", " "),
+        "values": values,
+        "baseline": baseline,
+        "standing": study.arms[study.standing].of,
+        "datasets": {
+            level: datasets[levelled_name(baseline, level)].describe() for level in values
+        },
     }
 
 
@@ -143,9 +168,10 @@ def _note_growth(old: dict[str, Any], new: dict[str, Any]) -> None:
     grown = []
     if added := sorted(set(new["arms"]) - set(old["arms"])):
         grown.append(f"arms added: {', '.join(added)}")
-    for key, name in (("budget", "trials"), ("seeds", "confirmation seeds")):
-        if new[key] > old[key]:
-            grown.append(f"{name}: {old[key]} -> {new[key]}")
+    counts = {"budget": "trials", "repeats": "repeats", "seeds": "confirmation seeds"}
+    for key, name in counts.items():
+        if new[key] > old.get(key, 1):
+            grown.append(f"{name}: {old.get(key, 1)} -> {new[key]}")
     was, now = old["resolved"].get("memory"), new["resolved"]["memory"]
     if was != now:
         grown.append(f"memory: {was} -> {now}")

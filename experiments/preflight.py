@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from losslab.errors import BadInput
-from losslab.experiments.config import Arm, Study
+from losslab.experiments.arms import Arm
+from losslab.experiments.config import Study
 from losslab.experiments.context import metric_names
 from losslab.experiments.data import run_data
 from losslab.experiments.plans import Plan
@@ -141,8 +142,8 @@ class Estimate:
 
 def estimate(study: Study, device: str, workers: int) -> Estimate:
     """Time one epoch of every arm and scale it up; pruning makes the real study shorter."""
-    variants = 2 if study.confirm.defaults else 1
-    confirmations = study.confirm.seeds * variants * len(study.arms)
+    runs = study.search.repeats * study.confirm.seeds * (2 if study.confirm.defaults else 1)
+    confirmations = runs * len(study.arms)
     seconds = megabytes = 0.0
     searches = 0
     for arm in study.arms.values():
@@ -151,14 +152,13 @@ def estimate(study: Study, device: str, workers: int) -> Estimate:
         began = time.perf_counter()
         state = advance(state, 1)
         each = (time.perf_counter() - began) * arm.config["training"]["epochs"]
-        budget = study.search.trials if arm.spaces else 1 + study.search.select.seeds
-        searches += budget
-        count = budget + study.confirm.seeds * variants
+        searches += study.search.repeats * arm.tuning
+        count = study.search.repeats * arm.tuning + runs
         data = run_data(job.config["dataset"], study.seed, job.run_seed, device)
         outputs = (data.validation.targets.numel() * 2) * 16
         weights = sum(tensor.numel() * tensor.element_size() for tensor in state.model.values())
         seconds += each * count
-        megabytes += study.confirm.seeds * variants * (outputs + weights) / 1e6 + count * 0.02
+        megabytes += runs * (outputs + weights) / 1e6 + count * 0.02
     return Estimate(
         searches + confirmations,
         searches,

@@ -127,10 +127,6 @@ def _work(context: Context) -> None:
 
 def planned_trainings(study: Study) -> int:
     """How many trainings a study has at most: searches, selection and confirmation."""
-    select = study.search.select
     confirmations = study.confirm.seeds * (2 if study.confirm.defaults else 1)
-    searches = [
-        study.search.trials if arm.spaces else 1 + min(select.best, 1) * select.seeds
-        for arm in study.arms.values()
-    ]
-    return sum(searches) + confirmations * len(study.arms)
+    each = [arm.tuning + confirmations for arm in study.arms.values()]
+    return study.search.repeats * sum(each)

@@ -88,6 +88,8 @@ def study_dataset(study: Mapping[str, Any]) -> dict[str, str]:
 def run_name(record: Mapping[str, Any]) -> str:
     """A readable name, unique in its study: "focal · trial 3", "focal · test, seed 0" ..."""
     arm, seed = record["arm"], record["seed_index"]
+    if record["repeat"]:
+        arm += f" · repeat {record['repeat']}"
     if record["phase"] == "search":
         return f"{arm} · trial {record['trial']}"
     if record["phase"] == "select":

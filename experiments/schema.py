@@ -60,6 +60,13 @@ class Search(Section):
     sampler: Literal["tpe", "random", "qmc", "grid", "cma-es", "gp"] = "tpe"
     grid_points: int = Field(5, ge=2, description="points a range gets under sampler: grid")
     pruner: Literal["median", "halving", "none"] = "median"
+    repeats: int = Field(
+        1,
+        ge=1,
+        le=999,
+        description="independent searches of every arm, each with selection and confirmation of "
+        "its own; from 2 on these are the replicates of every interval and test",
+    )
     rungs: list[int] | None = Field(
         None, description="epochs at which trials may be pruned; null: 1/4 and 1/2 of the epochs"
     )
@@ -117,6 +124,20 @@ def megabytes_of(text: str) -> float:
     return float(match[1]) * (1024 if match[3] else 1000) ** power / 1e6
 
 
+class Levels(Section):
+    """One setting that every arm is tried at several values of, each a comparison of its own."""
+
+    path: str = Field(
+        min_length=1,
+        description="what differs: a path such as dataset.imbalance_ratio, a section such as "
+        "dataset, or search.trials",
+    )
+    values: list[Any] | dict[str, Any] = Field(
+        min_length=1, description="the value at each level; a mapping also names the levels"
+    )
+    label: str | None = Field(None, description="what the setting is called in figures and tables")
+
+
 class StudyFile(Section):
     """A study file: one question, its dataset, model, arms, budget and seeds."""
 
@@ -137,6 +158,9 @@ class StudyFile(Section):
     )
     arms: dict[str, dict[str, Any]] = Field(
         min_length=1, description="what is compared: each arm overrides any part of the file"
+    )
+    levels: Levels | None = Field(
+        None, description="a setting that every arm is tried at several values of"
     )
     baseline: str | None = Field(
         None, description="the arm that others are compared with; null: plain cross-entropy"

@@ -12,6 +12,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,7 +80,7 @@ class Told:
 
 
 class ArmSearch:
-    """Asking and pruning for one arm.
+    """Asking and pruning for one arm, in one repeat of its search.
 
     `spaces` are the arm's search spaces by path, `defaults` the values of trial 0.
     """
@@ -92,12 +93,15 @@ class ArmSearch:
         search: Search,
         study_seed: int,
         maximize: bool,
+        repeat: int = 0,
     ):
-        self.arm = arm
+        # Further repeats have seeds and a study in the journal of their own.
+        again = ("repeat", repeat) if repeat else ()
+        self.seed = partial(seed_integer, study_seed, "sampler", arm, *again)
+        self.name = f"{arm}/repeat-{repeat:03d}" if repeat else arm
         self.spaces = spaces
         self.defaults = defaults
         self.search = search
-        self.study_seed = study_seed
         self.direction: Literal["maximize", "minimize"] = "maximize" if maximize else "minimize"
         self.distributions = {path: _distribution(space) for path, space in spaces.items()}
         self._told: list[Told] = []
@@ -199,10 +203,9 @@ class ArmSearch:
 
     def _sampler(self, generation: int) -> Any:
         name = self.search.sampler
-        seed = seed_integer(self.study_seed, "sampler", self.arm, generation)
-        if name in ("qmc", "grid"):
-            # One sequence for the whole search: its seed knows no generation.
-            seed = seed_integer(self.study_seed, "sampler", self.arm)
+        # qmc and grid: one sequence for the whole search, whose seed knows no generation
+        own = () if name in ("qmc", "grid") else (generation,)
+        seed = self.seed(*own)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if name == "tpe":
@@ -289,15 +292,15 @@ class Journal:
         """Append the trials of an arm that the journal does not hold yet."""
         study = optuna.create_study(
             storage=self._storage,
-            study_name=search.arm,
+            study_name=search.name,
             direction=search.direction,
             load_if_exists=True,
         )
-        if search.arm not in self._counts:
-            self._counts[search.arm] = len(study.get_trials(deepcopy=False))
-        for number in range(self._counts[search.arm], len(told)):
+        if search.name not in self._counts:
+            self._counts[search.name] = len(study.get_trials(deepcopy=False))
+        for number in range(self._counts[search.name], len(told)):
             study.add_trial(search._frozen(told[number]))
-        self._counts[search.arm] = max(self._counts[search.arm], len(told))
+        self._counts[search.name] = max(self._counts[search.name], len(told))
 
 
 def _journal_storage(path: Path) -> JournalStorage:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from losslab.experiments.config import Arm
+from losslab.experiments.arms import Arm
 from losslab.experiments.context import Context, Record, Training
 from losslab.experiments.folder import read_json, write_json
 from losslab.experiments.search import ArmSearch, Asked, Journal, Pruning, Told
@@ -11,33 +11,42 @@ from losslab.experiments.selection import Candidate, best_trials, select
 from losslab.experiments.waves import Wave, train_all
 from losslab.experiments.work import Progress
 
+# An arm, and which of its independent searches.
+Replicate = tuple[str, int]
 
-def search_arms(context: Context, journal: Journal) -> dict[str, dict[str, Any]]:
-    """Search all arms, generation by generation, and select each one's configuration.
+
+def search_arms(context: Context, journal: Journal) -> dict[Replicate, dict[str, Any]]:
+    """Search all arms, generation by generation, and select the configuration of every search.
 
     What is on disk is not done again. A generation's parameters are on disk before its first trial
     begins, so a search that is interrupted anywhere goes on with the same trials. The arms'
-    generations of one number run together: none waits for another, and they may share a stack.
+    generations of one number run together, as do the repeats: none waits for another, and they may
+    share a stack.
     """
-    searches = [Searching(context, arm) for arm in context.study.arms.values()]
+    searches = [
+        Searching(context, arm, repeat)
+        for repeat in range(context.study.search.repeats)
+        for arm in context.study.arms.values()
+    ]
     while going := [search for search in searches if search.ask()]:
         run_generations(context, [search.generation for search in going])
         for search in going:
             search.tell(journal)
-    return _select(context, {search.arm.name: search for search in searches})
+    return _select(context, {(search.arm.name, search.repeat): search for search in searches})
 
 
 class Searching:
-    """The search of one arm, between generations."""
+    """One search of an arm, between generations."""
 
-    def __init__(self, context: Context, arm: Arm):
+    def __init__(self, context: Context, arm: Arm, repeat: int):
         self.context = context
         self.arm = arm
-        study = context.study
-        self.place = context.folder.arm(arm.slug)
+        self.repeat = repeat
+        seed = context.study.seed
+        self.place = context.folder.arm(arm.slug, repeat)
         self.place.mkdir(parents=True, exist_ok=True)
         self.search = ArmSearch(
-            arm.name, arm.spaces, arm.defaults, study.search, study.seed, context.maximize
+            arm.name, arm.spaces, arm.defaults, arm.search, seed, context.maximize, repeat
         )
         self.told: list[Told] = []
         self.records: list[Record] = []
@@ -58,7 +67,7 @@ class Searching:
         if not written:
             write_json(file, asked.as_json())
         pruning = self.search.pruning(self.told, asked)
-        self.generation = Generation(self.context, self.arm, asked, pruning)
+        self.generation = Generation(self, asked, pruning)
         return True
 
     def tell(self, journal: Journal) -> None:
@@ -74,12 +83,11 @@ class Searching:
 class Generation:
     """The trials of one generation, advanced together so that pruning sees whole rungs."""
 
-    def __init__(self, context: Context, arm: Arm, asked: Asked, pruning: Pruning):
-        self.context = context
-        self.arm = arm
+    def __init__(self, search: Searching, asked: Asked, pruning: Pruning):
+        self.context = context = search.context
+        self.arm = arm = search.arm
         self.asked = asked
         self.pruning = pruning
-        place = context.folder.arm(arm.slug)
         numbers = range(asked.first_trial, asked.first_trial + len(asked.params))
         self.trials = [
             Training(
@@ -87,9 +95,10 @@ class Generation:
                 phase="search",
                 params=params,
                 seed_index=0,
-                file=place / f"trial-{trial:05d}.json",
+                file=search.place / f"trial-{trial:05d}.json",
                 trial=trial,
                 generation=asked.number,
+                repeat=search.repeat,
             )
             for trial, params in zip(numbers, asked.params, strict=True)
         ]
@@ -174,46 +183,51 @@ def run_generations(context: Context, generations: Sequence[Generation]) -> None
     wave.close()
 
 
-def _select(context: Context, searches: Mapping[str, Searching]) -> dict[str, dict[str, Any]]:
-    """Retrain every arm's best trials on further search seeds, and take the best mean."""
-    settings = context.study.search.select
+def _select(
+    context: Context, searches: Mapping[Replicate, Searching]
+) -> dict[Replicate, dict[str, Any]]:
+    """Retrain the best trials of every search on further search seeds, and take the best mean."""
     best = {
-        name: best_trials(search.records, settings.best, context.maximize)
-        for name, search in searches.items()
+        key: best_trials(search.records, search.arm.search.select.best, context.maximize)
+        for key, search in searches.items()
     }
     again = {
-        (name, record["trial"], seed): Training(
+        (key, record["trial"], seed): Training(
             arm=search.arm,
             phase="select",
             params=record["params"],
             seed_index=seed,
             file=search.place / f"select-{record['trial']:05d}-{seed}.json",
             trial=record["trial"],
+            repeat=search.repeat,
         )
-        for name, search in searches.items()
-        for record in best[name]
-        for seed in range(1, settings.seeds + 1)
+        for key, search in searches.items()
+        for record in best[key]
+        for seed in _further_seeds(search.arm)
     }
     retrained = train_all(context, list(again.values()))
     values = {key: record["value"] for key, record in zip(again, retrained, strict=True)}
     selected = {}
-    for name, search in searches.items():
+    for key, search in searches.items():
+        arm = search.arm
         candidates = [
             Candidate(
-                record["trial"],
+                trial := record["trial"],
                 record["params"],
-                (
-                    record["value"],
-                    *(values[name, record["trial"], s + 1] for s in range(settings.seeds)),
-                ),
+                (record["value"], *(values[key, trial, seed] for seed in _further_seeds(arm))),
             )
-            for record in best[name]
+            for record in best[key]
         ]
-        arm = search.arm
-        selected[name] = select(candidates, arm.spaces, arm.defaults, context.maximize)
-        write_json(search.place / "selected.json", selected[name])
-        context.observer.selected(name, selected[name])
+        chosen = select(candidates, arm.spaces, arm.defaults, context.maximize)
+        selected[key] = {**chosen, "repeat": search.repeat}
+        write_json(search.place / "selected.json", selected[key])
+        context.observer.selected(arm.name, selected[key])
     return selected
+
+
+def _further_seeds(arm: Arm) -> range:
+    """The search seeds after the first, which the search itself has used."""
+    return range(1, arm.search.select.seeds + 1)
 
 
 def _told(record: Record) -> Told:

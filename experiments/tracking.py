@@ -100,9 +100,10 @@ class Tracker:
         parts = (new[begin : begin + size] for begin in range(0, len(new), size))
         self._write(*(partial(self._log, part) for part in parts))
 
-    def mirror_selected(self, selected: Mapping[str, Mapping[str, Any]]) -> None:
-        """Attach what was selected to the arm runs."""
-        self._write(*(partial(self._log_selected, arm, chosen) for arm, chosen in selected.items()))
+    def mirror_selected(self, selected: Mapping[tuple[str, int], Mapping[str, Any]]) -> None:
+        """Attach what was selected, by arm and repeat of its search, to the arm runs."""
+        writes = (partial(self._log_selected, *key, chosen) for key, chosen in selected.items())
+        self._write(*writes)
 
     def discard(self, key: str) -> None:
         """Delete the run of a record that was replaced (MLflow keeps it in its bin)."""
@@ -163,8 +164,9 @@ class Tracker:
         ]
         self.store.write(entries, self._ledger)
 
-    def _log_selected(self, arm: str, chosen: Mapping[str, Any]) -> None:
-        self.store.add_json(self._arm_run(arm), dict(chosen), "selected.json")
+    def _log_selected(self, arm: str, repeat: int, chosen: Mapping[str, Any]) -> None:
+        name = f"selected-{repeat:03d}.json" if repeat else "selected.json"
+        self.store.add_json(self._arm_run(arm), dict(chosen), name)
 
     def _attach(self, folder: Path, name: str) -> None:
         self.store.add_folder(self._ledger.ids["study"], folder, name)

@@ -44,14 +44,16 @@ def status(study: str, home: str | None) -> str:
     plans = plans_from_json(entry.get("plans", {}))
     for arm, about in entry["arms"].items():
         place = folder.arm(about["slug"])
-        records = [read_json(file) for file in sorted(place.glob("trial-*.json"))]
+        records = [read_json(file) for file in sorted(place.rglob("trial-*.json"))]
         states = Counter(record["state"] for record in records)
-        again = len(list(place.glob("select-*.json")))
-        tests = len(list(folder.confirmation(about["slug"]).glob("*-*.json")))
+        again = len(list(place.rglob("select-*.json")))
+        tests = len(list(folder.confirmation(about["slug"]).rglob("*-*.json")))
+        repeats = entry.get("repeats", 1)
+        budget = about.get("budget", entry["budget"]) * repeats
         counted = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
         lines.append(
-            f"{arm}: {len(records) + again} of {entry['budget']} trainings ({counted or 'none'}, "
-            f"{again} retrained), {tests} of {entry['seeds'] * variants} test runs"
+            f"{arm}: {len(records) + again} of {budget} trainings ({counted or 'none'}, "
+            f"{again} retrained), {tests} of {entry['seeds'] * variants * repeats} test runs"
         )
         if arm in plans:
             lines.append(f"  trains {plans[arm].describe()}")

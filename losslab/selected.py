@@ -1,5 +1,6 @@
 """The selected configurations of a study: as a study file that loads, and as Python that runs."""
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import yaml
 
 from losslab.errors import BadInput
-from losslab.experiments.folder import read_json
+from losslab.experiments.folder import StudyFolder, read_json
 from losslab.experiments.schema import ARM_SECTIONS
 from losslab.experiments.spaces import set_path
 from losslab.inspecting import study_folder
@@ -21,7 +22,7 @@ def best(study: str, home: str | None, arm: str | None) -> str:
     if arm is not None and arm not in arms:
         raise BadInput(f"--arm: no arm is called {arm!r} (arms: {', '.join(arms)})")
     chosen = {
-        name: read_json(folder.arm(about["slug"]) / "selected.json")
+        name: _best_repeat(folder, about["slug"], entry)
         for name, about in arms.items()
         if arm in (None, name)
     }
@@ -35,10 +36,25 @@ def best(study: str, home: str | None, arm: str | None) -> str:
     lines = [f"# Selected by {entry['study']}, on validation (mean over search seeds)."]
     for name, content in ready.items():
         value = "" if content["value"] is None else f"{entry['primary']} {content['value']:.4f}"
-        lines.append(f"# {name}: {value} {'; '.join(content['flags'])}".rstrip(" :"))
+        repeat = f"repeat {content['repeat']};" if entry.get("repeats", 1) > 1 else ""
+        lines.append(f"# {name}: {value} {repeat} {'; '.join(content['flags'])}".rstrip(" :;"))
     file = _study_file(entry, configs)
     lines += ["# As YAML, a study of its own:", _yaml(file), "# As Python:", _python(configs)]
     return "\n".join(lines)
+
+
+def _best_repeat(folder: StudyFolder, slug: str, entry: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What selection chose, on validation, out of all repeats of an arm's search."""
+    found = [
+        read_json(folder.arm(slug, r) / "selected.json") for r in range(entry.get("repeats", 1))
+    ]
+    ready = [content for content in found if content is not None]
+    sign = -1 if entry["direction"] == "maximize" else 1
+
+    def rank(content: Mapping[str, Any]) -> float:
+        return math.inf if content["value"] is None else sign * content["value"]
+
+    return min(ready, key=rank, default=None)
 
 
 def _study_file(entry: Mapping[str, Any], configs: Mapping[str, Any]) -> dict[str, Any]:

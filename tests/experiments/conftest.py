@@ -32,8 +32,12 @@ def tiny_study():
 @pytest.fixture
 def no_report(monkeypatch):
     """Tables and figures take seconds and are tested elsewhere."""
+    skip_report(monkeypatch)
+
+
+def skip_report(patch):
     for step in ("begin_report", "write_report_files"):
-        monkeypatch.setattr(f"losslab.analysis.report.{step}", lambda *_: [])
+        patch.setattr(f"losslab.analysis.report.{step}", lambda *_: [])
 
 
 @pytest.fixture
@@ -50,6 +54,18 @@ def finished(tmp_path_factory, migrated_store):
     shutil.copy(migrated_store, place / "mlflow.db")
     run_study(tiny_study(), home=place)
     return place
+
+
+@pytest.fixture(scope="session")
+def repeated(tmp_path_factory):
+    """The folder of the tiny study with three repeats, run once to its end; to be read only."""
+    study = tiny_study()
+    study["search"]["repeats"] = 3
+    home = tmp_path_factory.mktemp("repeated")
+    with pytest.MonkeyPatch.context() as patch:
+        skip_report(patch)
+        run_study(study, home=home, tracking_uri="none")
+    return home / "tiny"
 
 
 @pytest.fixture

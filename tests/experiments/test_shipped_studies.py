@@ -7,7 +7,7 @@ import pytest
 
 from losslab import run_study
 from losslab.experiments.reading import read_yaml, shipped_studies, summary_of
-from losslab.experiments.schema import Confirm, Metrics, Search, Select, Training
+from losslab.experiments.schema import Confirm, Levels, Metrics, Search, Select, Training
 from losslab.experiments.views import TAG, view_address, view_tags
 
 SMOKE = {
@@ -48,7 +48,7 @@ def test_the_document_names_every_key_of_a_study_file():
     text = (Path(__file__).parents[2] / "docs" / "study-files.md").read_text()
     sections = {
         "training": Training, "search": Search, "search.select": Select, "confirm": Confirm,
-        "metrics": Metrics,
+        "metrics": Metrics, "levels": Levels,
     }  # fmt: skip
     for section, model in sections.items():
         for key, field in model.model_fields.items():

@@ -8,8 +8,7 @@ import pytest
 from losslab import run_study
 from losslab.errors import BadInput
 from losslab.experiments.config import load_study
-from losslab.experiments.confirmation import _decision_scores
-from losslab.experiments.decisions import prior_corrected
+from losslab.experiments.decisions import decision_scores, prior_corrected
 
 
 def _study(**changes):
@@ -55,7 +54,7 @@ def test_the_correction_goes_to_plain_cross_entropy_alone(tiny, home):
 def test_one_against_the_rest_outputs_are_corrected_by_their_probabilities():
     # calibrated posteriors: the rule that maximises mean recall is argmax of p / prior
     p, prior = np.array([[0.6, 0.25, 0.15]]), np.array([0.6, 0.3, 0.1])
-    scores = _decision_scores(np.log(p / (1 - p)), "sigmoid")
+    scores = decision_scores(np.log(p / (1 - p)), "sigmoid")
     assert np.allclose(scores, np.log(p))
     decided = prior_corrected(prior, scores).decide(scores)
     assert decided == np.argmax(p / prior) == 2
