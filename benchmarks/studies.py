@@ -326,7 +326,8 @@ def bookkeeping(home: Path, folder: Path) -> None:
 def search_costs(past: int, folder: Path) -> tuple[float, float]:
     """Milliseconds of CPU a trial for asking, and for reporting, pruning and telling."""
     from losslab.experiments.config import load_study
-    from losslab.experiments.search import ArmSearch, Journal, Told
+    from losslab.experiments.search import ArmSearch, Told
+    from losslab.experiments.search_journal import Journal
 
     study = load_study(study_file(folder, 256, None))
     arm, random = study.arms["focal"], np.random.default_rng(0)

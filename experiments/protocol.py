@@ -19,7 +19,8 @@ from losslab.experiments.observing import Observer
 from losslab.experiments.opening import open_study, resolve_device
 from losslab.experiments.plans import plans_from_json
 from losslab.experiments.preflight import plan_study, preflight
-from losslab.experiments.search import Journal, check_sampler_packages
+from losslab.experiments.search import check_sampler_packages
+from losslab.experiments.search_journal import Journal
 from losslab.experiments.searching import search_arms
 from losslab.experiments.tracking import make_tracker
 

@@ -2,8 +2,8 @@
 
 Optuna holds no state between generations. Each one is asked for from an in-memory study that holds
 the finished trials and nothing else, with a sampler seeded by (study seed, arm, generation), so a
-resumed search asks the same questions as one that was never interrupted. Nothing else imports
-Optuna.
+resumed search asks the same questions as one that was never interrupted. Only the search modules
+and `importances` know Optuna.
 """
 
 import copy
@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import optuna
@@ -23,12 +22,9 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from losslab.errors import BadInput
-from losslab.experiments.folder import cut_torn_line
 from losslab.experiments.schema import Search
 from losslab.experiments.spaces import Choices, Space, Value
 from losslab.randomness import seed_integer
@@ -137,7 +133,7 @@ class ArmSearch:
         """The pruner's view of a running generation."""
         study = self._copy(told, None)
         for params, attributes in zip(asked.params, asked.trial_attributes, strict=True):
-            study.add_trial(self._frozen(Told(params, "running", None, {}, attributes)))
+            study.add_trial(self.frozen(Told(params, "running", None, {}, attributes)))
         trials = study.get_trials(deepcopy=False)[len(told) :]
         halving = self.search.pruner == "halving"
         return Pruning([Trial(study, trial._trial_id) for trial in trials], halving)
@@ -155,7 +151,7 @@ class ArmSearch:
                 direction=self.direction, pruner=_pruner(self.search)
             )
         for trial in told[len(self._told) :]:
-            self._finished.add_trial(self._frozen(trial))
+            self._finished.add_trial(self.frozen(trial))
             self._told.append(trial)
         shared = {id(trial): trial for trial in self._finished.get_trials(deepcopy=False)}
         study = copy.deepcopy(self._finished, shared)
@@ -163,7 +159,8 @@ class ArmSearch:
             study.sampler = sampler
         return study
 
-    def _frozen(self, told: Told) -> FrozenTrial:
+    def frozen(self, told: Told) -> FrozenTrial:
+        """A finished trial as Optuna holds it."""
         _check_finite(*told.reports.values(), *([] if told.value is None else [told.value]))
         return create_trial(
             state=STATES[told.state],
@@ -269,53 +266,6 @@ def check_sampler_packages(search: Search) -> None:
             f"search.sampler: {search.sampler} needs the package {' and '.join(missing)}; "
             f"run 'pip install {' '.join(missing)}' or choose tpe"
         )
-
-
-class Journal:
-    """The study's finished trials as an Optuna journal, for Optuna's own tools.
-
-    It is a copy of what the study folder holds: a torn last line is cut before it is opened, and
-    what is missing is appended; one that Optuna cannot read is set aside and written anew. The
-    caller holds the study's lock, so the file needs none.
-    """
-
-    def __init__(self, path: Path):
-        cut_torn_line(path)
-        try:
-            self._storage = _journal_storage(path)
-        except Exception:
-            path.replace(path.with_name(f"{path.name}.damaged"))
-            self._storage = _journal_storage(path)
-        self._counts: dict[str, int] = {}
-
-    def append(self, search: ArmSearch, told: Sequence[Told]) -> None:
-        """Append the trials of an arm that the journal does not hold yet."""
-        study = optuna.create_study(
-            storage=self._storage,
-            study_name=search.name,
-            direction=search.direction,
-            load_if_exists=True,
-        )
-        if search.name not in self._counts:
-            self._counts[search.name] = len(study.get_trials(deepcopy=False))
-        for number in range(self._counts[search.name], len(told)):
-            study.add_trial(search._frozen(told[number]))
-        self._counts[search.name] = max(self._counts[search.name], len(told))
-
-
-def _journal_storage(path: Path) -> JournalStorage:
-    backend = JournalFileBackend(str(path), lock_obj=_NoLock())  # type: ignore[arg-type]
-    return JournalStorage(backend)
-
-
-class _NoLock:
-    """The study's own lock guards the journal; Optuna's would outlive a killed process."""
-
-    def acquire(self) -> bool:
-        return True
-
-    def release(self) -> None:
-        return None
 
 
 def _check_finite(*values: float) -> None:

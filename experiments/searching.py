@@ -6,7 +6,8 @@ from typing import Any
 from losslab.experiments.arms import Arm
 from losslab.experiments.context import Context, Record, Training
 from losslab.experiments.folder import read_json, write_json
-from losslab.experiments.search import ArmSearch, Asked, Journal, Pruning, Told
+from losslab.experiments.search import ArmSearch, Asked, Pruning, Told
+from losslab.experiments.search_journal import Journal
 from losslab.experiments.selection import Candidate, best_trials, select
 from losslab.experiments.waves import Wave, train_all
 from losslab.experiments.work import Progress

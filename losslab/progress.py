@@ -154,7 +154,6 @@ def dry_run(source: str, overrides: Sequence[str], home: str | None, workers: in
     preflight(study, device)
     workers = workers or usable_cores()
     guess = estimate(study, device, workers)
-    search, select = study.search, study.search.select
     lines = [
         f"study {study.name}: {study.question}",
         f"folder: {home_folder(home) / study.name}",
@@ -165,9 +164,7 @@ def dry_run(source: str, overrides: Sequence[str], home: str | None, workers: in
         how = guess.plans[arm.name].describe()
         lines.append(f"  {arm.name}: searches {searched}; trains {how}")
     lines += [
-        f"search: {search.trials} trainings an arm: {search.search_trials} {search.sampler} trials "
-        f"in generations of {search.generation}, then the best {select.best} again on "
-        f"{select.seeds} further seed(s); pruning: {search.pruner} at epochs {study.rungs}",
+        *_searches(study),
         f"confirmation: {study.confirm.seeds} seeds, selected"
         + (" and defaults" if study.confirm.defaults else ""),
         f"trainings: {guess.trainings} at most ({guess.searches} to tune, {guess.confirmations} to "
@@ -178,6 +175,21 @@ def dry_run(source: str, overrides: Sequence[str], home: str | None, workers: in
         "nothing was trained or written",
     ]
     return "\n".join(lines)
+
+
+def _searches(study: Study) -> list[str]:
+    """What a search of each budget does."""
+    search, select = study.search, study.search.select
+    budgets = {arm.search.trials: arm.search.search_trials for arm in study.arms.values()}
+    lines = [
+        f"search: {trials} trainings an arm: {searched} {search.sampler} trials in generations of "
+        f"{search.generation}, then the best {select.best} again on {select.seeds} further "
+        f"seed(s); pruning: {search.pruner} at epochs {study.rungs}"
+        for trials, searched in budgets.items()
+    ]
+    if search.repeats > 1:
+        lines.append(f"repeats: {search.repeats} of search, selection and confirmation")
+    return lines
 
 
 def _duration(seconds: float) -> str:

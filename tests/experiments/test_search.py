@@ -12,7 +12,8 @@ from optuna.trial import TrialState
 
 from losslab.experiments.folder import cut_torn_line
 from losslab.experiments.schema import Search, Select
-from losslab.experiments.search import ArmSearch, Asked, Journal, Told
+from losslab.experiments.search import ArmSearch, Asked, Told
+from losslab.experiments.search_journal import Journal
 from losslab.experiments.spaces import Choices, Range
 
 SAMPLERS = ["tpe", "random", "qmc", "grid", "cma-es", "gp"]
@@ -130,7 +131,7 @@ def test_asking_does_not_cost_more_because_finished_trials_are_built_again():
     search, told = _search("random", trials=4000), _run(_search)[1] * 80
     search.ask(1, told, None)
     built = []
-    search._frozen = lambda trial: built.append(trial) or ArmSearch._frozen(search, trial)
+    search.frozen = lambda trial: built.append(trial) or ArmSearch.frozen(search, trial)
     asked = search.ask(2, [*told, told[0]], None)
     search.pruning([*told, told[0]], asked)
     assert len(built) == 1 + len(asked.params)
@@ -255,7 +256,7 @@ def test_pruned_and_diverged_trials_do_not_move_the_median():
 
 
 def test_a_diverged_trial_is_told_as_pruned():
-    frozen = _search()._frozen(_outcome({**_told_at(0).params, "training.learning_rate": 0.09}, {}))
+    frozen = _search().frozen(_outcome({**_told_at(0).params, "training.learning_rate": 0.09}, {}))
     assert frozen.state == TrialState.PRUNED
     assert frozen.user_attrs == {"state": "diverged"}
     assert frozen.intermediate_values == {}
