@@ -51,10 +51,22 @@ def training_entry(
         started=int(record["started"] * 1000),
         ended=int(record["ended"] * 1000),
         status=STATUS[record["state"]],
-        params=run_params(record, logarithmic_paths(study, record["arm"])),
+        params={
+            **_place(record, study),
+            **run_params(record, logarithmic_paths(study, record["arm"])),
+        },
         metrics=metrics_at_steps(record),
         dataset=dataset,
     )
+
+
+def _place(record: Mapping[str, Any], study: Mapping[str, Any]) -> dict[str, str]:
+    """Which repeat and which level a run belongs to, in studies that have several."""
+    place = {"repeat": str(record["repeat"])} if study.get("repeats", 1) > 1 else {}
+    arm = study["arms"].get(record["arm"], {})
+    if arm.get("level") is not None:
+        place |= {"level": arm["level"][:PARAM_LIMIT], "arm": arm["of"]}
+    return place
 
 
 def study_tags(study: Mapping[str, Any], key: str, parent: str | None = None) -> dict[str, str]:

@@ -114,3 +114,24 @@ def test_levels_are_added_to_a_finished_study_but_not_changed(ratios, home, no_r
     named = {**ratios, "levels": {**RATIOS, "values": {"1": 2, "10": 10, "30": 30}}}
     with pytest.raises(BadInput, match=r"arms.ce @ 1.dataset.imbalance_ratio: 1.0 -> 2.0"):
         run_study(named, home=home)
+
+
+def test_mlflow_can_group_by_level_arm_and_repeat(ratios, home, no_report):
+    from mlflow.tracking import MlflowClient
+
+    from losslab.experiments.local_store import local_store
+
+    ratios["search"]["repeats"] = 2
+    ratios["confirm"]["seeds"] = 1
+    run_study(ratios, home=home)
+    client = MlflowClient(local_store(home))
+    experiment = client.get_experiment_by_name("tiny")
+    found = client.search_runs(
+        [experiment.experiment_id], "params.level = '10' and params.arm = 'focal'"
+    )
+    assert {run.data.params["repeat"] for run in found} == {"0", "1"}
+    assert {run.data.params["imbalance_ratio"] for run in found} == {"10.0"}
+    assert "focal @ 10 · repeat 1 · test, seed 0" in {run.info.run_name for run in found}
+    arm = client.search_runs([experiment.experiment_id], "run_name = 'focal @ 10'")[0]
+    names = {file.path for file in client.list_artifacts(arm.info.run_id)}
+    assert names == {"selected.json", "selected-001.json"}

@@ -46,6 +46,7 @@ def record(**changes):
         "phase": "search",
         "variant": None,
         "trial": 3,
+        "repeat": 0,
         "seed_index": 0,
         "state": "complete",
         "reason": "",
