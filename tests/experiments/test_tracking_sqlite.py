@@ -59,7 +59,7 @@ def mirror(home, entry, records):
         tracker = Tracker(local_store(home), home, entry, home / "tracking.jsonl")
         tracker.open()
         tracker.mirror(some)
-        tracker.mirror_selected({"ce": {"params": {"é": 1}}})
+        tracker.mirror_selected({("ce", r): {"params": {"é": 1}, "repeat": r} for r in range(2)})
         tracker.attach(files, "report")
         tracker.finish("KILLED" if some is not records else "FINISHED")
         assert tracker.problem == ""
@@ -285,7 +285,7 @@ def test_a_tracker_that_does_nothing_can_all_that_the_other_can(tmp_path):
     assert isinstance(tracker, NoTracker)
     tracker.open()
     tracker.mirror([{"key": "x"}])
-    tracker.mirror_selected({"ce": {}})
+    tracker.mirror_selected({("ce", 0): {}})
     tracker.discard("x")
     tracker.attach(tmp_path, "report")
     tracker.finish("FINISHED")
