@@ -93,3 +93,22 @@ def test_the_replicate_is_the_repeat(repeated):
     runs = runs[(runs["arm"] == "focal") & (runs["variant"] == "selected")]
     by_hand = {r: runs.loc[runs["repeat"] == r, "test/average_precision"].mean() for r in range(3)}
     assert per_seed(frames, "focal", "selected", "test/average_precision").to_dict() == by_hand
+
+
+def test_best_gives_the_repeat_that_validation_liked_most(repeated):
+    from losslab.selected import best
+
+    found = [
+        read_json(file) for file in sorted((repeated / "arms" / "focal").rglob("selected.json"))
+    ]
+    wanted = max(found, key=lambda content: content["value"])
+    text = best("tiny", str(repeated.parent), "focal")
+    assert f"# focal: average_precision {wanted['value']:.4f} repeat {wanted['repeat']}" in text
+    assert f"learning_rate: {wanted['params']['training.learning_rate']}" in text
+
+
+def test_status_counts_all_repeats(repeated):
+    from losslab.inspecting import status
+
+    assert "21 of 21 trainings" in status("tiny", str(repeated.parent))
+    assert "12 of 12 test runs" in status("tiny", str(repeated.parent))
