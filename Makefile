@@ -39,7 +39,7 @@ figures: $(READY) ## draw every loss, and the loss papers' figures, into figures
 tables: $(READY) ## the focal paper's tables 1a and 1b: run the alpha and gamma studies
 	@for study in alpha gamma; do $(BIN)/losslab run $$study $(ARGS) || exit $$?; done
 
-report: $(READY) ## write a study's tables and figures again: make report STUDY=name
+report: $(READY) ## write a study's report again: make report STUDY=name (or STUDY="one two")
 	$(BIN)/losslab report $(STUDY) $(ARGS)
 
 ui: $(READY) ## open the MLflow UI on the local store, at 127.0.0.1

@@ -13,5 +13,5 @@ for room in ROOMS:
 setup(
     packages=packages,
     package_dir={"losslab": "losslab", **{f"losslab.{room}": room for room in ROOMS}},
-    package_data={"losslab": ["py.typed"], "": ["**/*.yaml", "**/*.csv"]},
+    package_data={"losslab": ["py.typed"], "": ["**/*.yaml", "**/*.csv", "**/*.jinja", "**/*.css"]},
 )

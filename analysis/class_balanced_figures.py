@@ -1,7 +1,7 @@
-"""The class-balanced paper's weights and effective numbers.
+"""The class-balanced paper's weights, effective numbers, and grids of errors.
 
-After Figure 3 of Cui, Jia, Lin, Song, Belongie, "Class-Balanced Loss Based on Effective Number of
-Samples", CVPR 2019, with the weights of a told long-tailed data set beside it.
+After Figures 3, 9 and 10 of Cui, Jia, Lin, Song, Belongie, "Class-Balanced Loss Based on Effective
+Number of Samples", CVPR 2019, with the weights of a told long-tailed data set beside it.
 """
 
 from collections.abc import Sequence
@@ -9,10 +9,11 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from losslab.analysis.style import PAGE, label_panels, line_looks, new_figure, print_style
+from losslab.analysis.style import PAGE, label_panels, line_looks, new_figure, plain, print_style
 from losslab.losses.effective_number import effective_number_weights
 
 BETAS = (0.9, 0.99, 0.999, 0.9999)
@@ -83,3 +84,55 @@ def class_balanced_figure(counts: Sequence[int] = COUNTS, betas: Sequence[float]
     axes[0].legend(loc="lower left")
     label_panels(axes, ["class-balanced term", "class weights", "effective number"])
     return figure
+
+
+GRIDS = {"CIFAR-20": "cb_fig9_cifar20_grid", "CIFAR-100": "cb_fig10_cifar100_grid"}
+
+
+@print_style()
+def grid_figure(table: pd.DataFrame, title: str = "") -> Figure:
+    """Heat maps of classification errors over loss and beta, one panel per imbalance factor.
+
+    `table` has `imbalance_factor, loss, gamma` (NaN where the loss has none), `beta` and
+    `error_pct`, as the published `GRIDS` have; beta 0 is the unweighted loss. Shades go from the
+    lowest error of a panel (dark, its number bold) to the highest; NaN cells stay empty.
+    """
+    factors = sorted(table["imbalance_factor"].unique(), reverse=True)
+    across = min(3, len(factors))
+    down = -(-len(factors) // across)
+    figure, axes = new_figure(PAGE, 0.5 + 1.55 * down, down, across)
+    for axis in axes[len(factors) :]:
+        axis.remove()
+    for axis, factor in zip(axes, factors, strict=False):
+        _error_panel(axis, table[table["imbalance_factor"] == factor])
+        axis.set_title(f"imbalance {factor:g}", loc="left")
+    for position, axis in enumerate(axes[: len(factors)]):
+        if position + across >= len(factors):
+            axis.set_xlabel("β (0: not weighted)")
+        if position % across:
+            axis.tick_params(labelleft=False)
+    figure.suptitle(f"test error (%) {plain(title, 80)}".strip(), x=0.01, ha="left", fontsize=8)
+    return figure
+
+
+def _error_panel(axis: Axes, panel: pd.DataFrame) -> None:
+    with_gamma = panel["loss"] + panel["gamma"].map(", γ = {:g}".format)
+    names = panel["loss"].where(panel["gamma"].isna(), with_gamma)
+    errors = panel.assign(name=names).pivot_table(
+        index="name", columns="beta", values="error_pct", sort=False
+    )
+    errors = errors[sorted(errors)]
+    low, high = np.nanmin(errors), np.nanmax(errors)
+    shade = ((high - errors) / ((high - low) or 1.0)).to_numpy()
+    axis.imshow(np.nan_to_num(shade), cmap="Blues", vmin=0, vmax=1.2, aspect="auto")
+    for (row, column), value in np.ndenumerate(errors.to_numpy()):
+        if np.isfinite(value):
+            axis.text(
+                column, row, f"{value:.1f}", ha="center", va="center", fontsize=6.5,
+                weight="bold" if value == low else "normal",
+                color="white" if shade[row, column] > 0.7 else "0.1",
+            )  # fmt: skip
+    axis.set_xticks(range(errors.shape[1]), [f"{beta:g}" for beta in errors], fontsize=6.5)
+    axis.set_yticks(range(len(errors)), [plain(name) for name in errors.index], fontsize=6.5)
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)

@@ -9,6 +9,7 @@ from losslab.analysis.loss_figures import loss_figure
 from losslab.analysis.loss_pages import Page, file_stem, page_of
 from losslab.analysis.report import write_paper_figures
 from losslab.analysis.style import save
+from losslab.analysis.sweeps import published
 from losslab.errors import BadInput, LosslabError
 from losslab.losses import LOSSES
 
@@ -75,9 +76,14 @@ def write_ghm_figures(folder: str | Path) -> list[Path]:
 
 
 def write_class_balanced_figure(folder: str | Path) -> list[Path]:
-    """Write the class-balanced paper's weights and effective numbers."""
+    """Write the class-balanced paper's weights and effective numbers, and its grids of errors."""
     figure = class_balanced_figures.class_balanced_figure()
-    return save(figure, folder, "class_balanced_weights")
+    written = save(figure, folder, "class_balanced_weights")
+    for dataset, name in class_balanced_figures.GRIDS.items():
+        title = f"on long-tailed {dataset}, as published (Cui et al. 2019)"
+        figure = class_balanced_figures.grid_figure(published(name), title)
+        written += save(figure, folder, f"class_balanced_errors_{dataset.lower()}")
+    return written
 
 
 def _in_a_line(trouble: str) -> str:

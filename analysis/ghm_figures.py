@@ -10,12 +10,19 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 from scipy.special import expit
 
 from losslab.analysis import reference_batches
 from losslab.analysis.curves import loss_and_gradient, margins_by_set
-from losslab.analysis.style import PAGE, label_panels, line_looks, new_figure, plain, print_style
+from losslab.analysis.style import (
+    PAGE,
+    label_panels,
+    line_looks,
+    logarithmic,
+    new_figure,
+    plain,
+    print_style,
+)
 from losslab.errors import BadInput
 from losslab.losses.ghm import GHMC, GHMR
 from losslab.losses.smooth_l1 import SmoothL1
@@ -123,8 +130,8 @@ def _losses(axes: list[Axes], norms: pd.DataFrame, names: tuple[str, ...]) -> No
         ("fraction of examples", "mean |gradient| in a bin", "sum of |gradient| / examples"),
         strict=True,
     ):
-        axis.set(xlim=(0, 1), ylabel=label, yscale="log")
-        axis.yaxis.set_minor_locator(NullLocator())
+        axis.set(xlim=(0, 1), ylabel=label)
+        logarithmic(axis)
     label_panels(axes, ["distribution", "reformulated gradient", "total contribution"])
 
 

@@ -5,6 +5,8 @@ The result compiles with pdflatex (UTF-8 input, its default) and needs no packag
 
 import unicodedata
 
+_LONG, _PIECE = 20, 11  # letters of a word that may break, and between its breaks
+
 _SPECIAL = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -25,6 +27,9 @@ _SPECIAL = {
     "−": r"$-$",
     "↑": r"$\uparrow$",
     "↓": r"$\downarrow$",
+    "→": r"$\rightarrow$",
+    "←": r"$\leftarrow$",
+    "√": r"$\surd$",
     "≤": r"$\leq$",
     "≥": r"$\geq$",
     "≠": r"$\neq$",
@@ -109,3 +114,19 @@ def _letter(letter: str) -> str:
     if plain.isascii():
         return "".join(_SPECIAL.get(part, part) for part in plain)
     return f"U+{ord(letter):04X}"
+
+
+def breakable(text: str) -> str:
+    r"""`escape`, with places where a line may end inside long words, as in file names.
+
+    >>> print(breakable("resnet_with_a_very_long_name"))
+    resnet\_with\allowbreak{}\_a\_very\_lon\allowbreak{}g\_name
+    """
+    return " ".join(_breakable(word) for word in str(text).split())
+
+
+def _breakable(word: str) -> str:
+    if len(word) <= _LONG:
+        return escape(word)
+    parts = [word[i : i + _PIECE] for i in range(0, len(word), _PIECE)]
+    return "\\allowbreak{}".join(escape(part) for part in parts)

@@ -1,6 +1,7 @@
 """The ledger: what each arm of a study spent."""
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -13,22 +14,24 @@ def ledger_of(
     arms: Sequence[str],
     trials: pd.DataFrame,
     confirmation: pd.DataFrame,
-    selected: Mapping[str, Mapping[str, Any]],
+    selected: pd.DataFrame,
 ) -> pd.DataFrame:
     """What each arm spent, one row per arm.
 
     `trials, complete, pruned, diverged` (search trials by how they ended), `retrainings` (of the
     best candidates), `confirmations`, `diverged_confirmations`, `missing_confirmations` (of the
-    selected configuration and the defaults, on each of the study's seeds), `epochs` and `seconds`
-    (all phases together; wall time of the runs), `tuned` (dimensions searched), `flags`.
+    selected configuration and, unless the study leaves them out, the defaults: on each of the
+    study's seeds, after each repeat of the search), `epochs` and `seconds` (all phases together;
+    wall time of the runs), `tuned` (dimensions searched), `flags` (of all repeats).
     """
     rows = []
-    seeds = int(study.get("seeds") or 0)
     for arm in arms:
         own, confirmed = trials[trials["arm"] == arm], confirmation[confirmation["arm"] == arm]
         search = own[own["phase"] == "search"]
-        wanted = {(variant, seed) for variant in ("selected", "defaults") for seed in range(seeds)}
-        present = set(zip(confirmed["variant"], confirmed["seed_index"], strict=True))
+        present = zip(
+            confirmed["variant"], confirmed["repeat"], confirmed["seed_index"], strict=True
+        )
+        flags = selected.loc[selected["arm"] == arm, "flags"]
         rows.append(
             {
                 "arm": arm,
@@ -37,11 +40,19 @@ def ledger_of(
                 "retrainings": int((own["phase"] == "select").sum()),
                 "confirmations": len(confirmed),
                 "diverged_confirmations": int((confirmed["state"] == "diverged").sum()),
-                "missing_confirmations": len(wanted - present),
+                "missing_confirmations": len(_planned(study) - set(present)),
                 "epochs": int(own["epochs"].sum() + confirmed["epochs"].sum()),
                 "seconds": float(own["seconds"].sum() + confirmed["seconds"].sum()),
-                "tuned": len(study["arms"].get(arm, {}).get("space", {})),
-                "flags": "; ".join(selected.get(arm, {}).get("flags", [])),
+                "tuned": len(study.get("arms", {}).get(arm, {}).get("space", {})),
+                "flags": "; ".join(dict.fromkeys(flag for flag in flags if flag)),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _planned(study: Mapping[str, Any]) -> set[tuple[str, int, int]]:
+    """Every (variant, repeat, seed) that an arm is to be confirmed with."""
+    defaults = study.get("resolved", {}).get("confirm", {}).get("defaults", True)
+    variants = ("selected", "defaults") if defaults else ("selected",)
+    repeats, seeds = int(study.get("repeats") or 1), int(study.get("seeds") or 0)
+    return set(product(variants, range(repeats), range(seeds)))

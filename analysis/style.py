@@ -11,6 +11,7 @@ import matplotlib as mpl
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
 COLUMN, PAGE = 3.35, 6.9  # inches: one column, and both columns, of a two-column paper
 # told apart without colour
@@ -84,6 +85,19 @@ def save(figure: Figure, folder: str | Path, name: str) -> list[Path]:
         figure.savefig(paths[1])
         figure.set_layout_engine(engine)
     return paths
+
+
+def logarithmic(axis: Axes) -> None:
+    """A logarithmic vertical axis, once its lines are drawn, with two tick labels or more.
+
+    Minor ticks would take most of the time of drawing; over less than two decades they are needed.
+    """
+    axis.set_yscale("log")
+    axis.yaxis.set_minor_locator(NullLocator())
+    low, high = axis.get_ylim()
+    if high < 100 * low:
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(FormatStrFormatter("%g"))
 
 
 def label_panels(axes: list[Axes], titles: list[str]) -> None:

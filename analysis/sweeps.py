@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 
 from losslab.analysis.frames import StudyFrames
-from losslab.analysis.statistics import mean_interval
-from losslab.analysis.tables import per_seed
+from losslab.analysis.tables.comparisons import compared_arms
+from losslab.analysis.tables.results import estimates
+from losslab.analysis.tables.runs import Confirmed, primary_column
 from losslab.errors import BadInput
 
 # the focal paper's sweeps: alpha for cross-entropy, gamma with the best alpha for each
@@ -38,11 +39,13 @@ def sweep_table(
 
     `parameter` is a config path or its last part (`loss.gamma` or `gamma`). Columns: `study, arm,
     parameter, parameter_value`; `tuned.<path>` (what the arm selected for its other loss
-    parameters); `metric, mean, low, high, half_width, n, seeds, missing` of the primary metric on
-    test, as in `results_table`; `is_best`; `published, published_metric, published_setting,
-    published_source`. The published COCO AP (percent) is another metric on another dataset: only
-    the shape of the two curves can be compared. `published_name` is a table of
-    `analysis/published`, None for no such column; by default that of alpha or gamma.
+    parameters); the columns of `tables.results.estimates` for the primary metric on test, bold
+    decided among the arms of the sweep; `difference` to the study's baseline with `difference_low,
+    difference_high, p_holm` (over all arms of the study), `pairs` and `baseline`; `published,
+    published_metric, published_setting, published_source`. The published COCO AP (percent) is
+    another metric on another dataset: only the shape of the two curves can be compared.
+    `published_name` is a table of `analysis/published`, None for no such column; by default that of
+    alpha or gamma.
     """
     name = parameter.rsplit(".", 1)[-1]
     if published_name == "auto":
@@ -50,34 +53,34 @@ def sweep_table(
     known = published(published_name) if published_name else None
     if known is not None and name not in known:
         raise BadInput(f"the published table {published_name!r} has no column {name!r}")
-    column = f"test/{frames.study['primary']}"
-    rows = []
-    for arm, value in sweep_values(frames, parameter).items():
-        estimate = mean_interval(per_seed(frames, arm, "selected", column))
-        rows.append(
-            {
-                "study": frames.study["study"],
-                "arm": arm,
-                "parameter": name,
-                "parameter_value": value,
-                **_tuned_loss_parameters(frames, arm),
-                "metric": frames.study["primary"],
-                "mean": estimate.mean,
-                "low": estimate.low,
-                "high": estimate.high,
-                "half_width": estimate.half_width,
-                "n": estimate.n,
-                "seeds": int(frames.study.get("seeds") or 0),
-                "missing": estimate.reason if estimate.n else "no confirmation run yet",
-                **(_published_row(known, name, value) if known is not None else {}),
-            }
-        )
-    table = pd.DataFrame(rows)
-    if table.empty:
-        return table
-    best = table["mean"].max() if _maximize(frames) else table["mean"].min()
-    table["is_best"] = table["mean"] == best
+    values = sweep_values(frames, parameter)
+    if not values:
+        return pd.DataFrame()
+    keys = [(arm, "selected", "") for arm in values]
+    table = estimates(frames, Confirmed.of(frames), keys, [primary_column(frames)])
+    rows = [
+        {
+            "arm": arm,
+            "parameter": name,
+            "parameter_value": value,
+            **_tuned_loss_parameters(frames, arm),
+            **(_published_row(known, name, value) if known is not None else {}),
+        }
+        for arm, value in values.items()
+    ]
+    table = pd.DataFrame(rows).merge(table, on="arm", how="left")
+    table = table.merge(_differences(frames), left_on="arm", right_index=True, how="left")
     return table.sort_values("parameter_value", kind="stable", ignore_index=True)
+
+
+def _differences(frames: StudyFrames) -> pd.DataFrame:
+    names = {"difference": "difference", "low": "difference_low", "high": "difference_high"}
+    names |= {"p_holm": "p_holm", "n": "pairs", "reason": "difference_missing"}
+    names |= {"baseline": "baseline"}
+    if frames.study["baseline"] not in frames.arms:
+        return pd.DataFrame(columns=list(names.values()))
+    table = compared_arms(frames).rename(columns=names)[list(names.values())]
+    return table.astype({"pairs": "Int64"})
 
 
 def sweep_values(frames: StudyFrames, parameter: str) -> dict[str, float]:
@@ -132,7 +135,8 @@ def _tuned_loss_parameters(frames: StudyFrames, arm: str) -> dict[str, float]:
     if row.empty:
         return {}
     columns = [c for c in row.columns if c.startswith("params.loss.") and row[c].notna().any()]
-    return {f"tuned.{c.removeprefix('params.')}": row[c].iloc[0] for c in columns}
+    # where the search was repeated: the median over its repeats
+    return {f"tuned.{c.removeprefix('params.')}": row[c].median() for c in columns}
 
 
 def _published_row(known: pd.DataFrame, name: str, value: float) -> dict[str, Any]:
@@ -154,7 +158,3 @@ def _published_row(known: pd.DataFrame, name: str, value: float) -> dict[str, An
         "published_setting": f"{alpha}{row['backbone']}, {row['scale_px']} px, {row['eval_split']}",
         "published_source": row["source"],
     }
-
-
-def _maximize(frames: StudyFrames) -> bool:
-    return frames.study.get("direction", "maximize") == "maximize"

@@ -6,10 +6,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from losslab.experiments.calibration import fitted_temperature
 from losslab.experiments.data import held_out
-from losslab.experiments.decisions import Decision, default_decision, prior_corrected, tuned
+from losslab.experiments.decisions import (
+    Decision,
+    decision_scores,
+    default_decision,
+    prior_corrected,
+    tuned,
+)
 from losslab.experiments.global_random import kept
 from losslab.experiments.metrics import evaluate, metric
+from losslab.experiments.score_metrics import Kind
 from losslab.experiments.states import State
 from losslab.experiments.training import (
     Parts,
@@ -26,7 +34,9 @@ class Verdict:
     """What a confirmation run is worth.
 
     `metrics` are named `test/…` (decided at argmax, or 0.5), `test_tuned/…` (decided as tuned on
-    validation) and, if asked for, `test_prior_corrected/…`; `outputs` are per-example arrays.
+    validation), `test_calibrated/…` (probabilities after temperature scaling fitted on validation,
+    with the `temperature`) and, if asked for, `test_prior_corrected/…`; `outputs` are per-example
+    arrays.
     """
 
     metrics: dict[str, float]
@@ -61,19 +71,20 @@ def _judged(state: State, decision: str, with_prior_correction: bool) -> Verdict
         arrays |= {f"{name}_logits": logits, f"{name}_targets": targets, f"{name}_ids": ids}
     counts = np.maximum(parts.data.class_counts, 0.5)  # a class may be missing from training
     prior = counts / counts.sum()
-    scores = {
-        name: _decision_scores(arrays[f"{name}_logits"], job.link) for name in ("val", "test")
-    }
+    scores = {name: decision_scores(arrays[f"{name}_logits"], job.link) for name in ("val", "test")}
     threshold = tuned(arrays["val_targets"], scores["val"], prior, decision)
+    temperature = fitted_temperature(arrays["val_targets"], scores["val"])
+    cooled, usual = scores["test"] / temperature, default_decision()
     metrics = {
-        **_metrics("test", parts, state, arrays, scores["test"], default_decision(), True),
-        **_metrics("test_tuned", parts, state, arrays, scores["test"], threshold, False),
+        **_metrics("test", parts, state, arrays, scores["test"], usual),
+        # a threshold changes decisions, a temperature probabilities, and nothing else
+        **_metrics("test_tuned", parts, state, arrays, scores["test"], threshold, "decision"),
+        **_metrics("test_calibrated", parts, state, arrays, cooled, usual, "probability"),
+        "test_calibrated/temperature": temperature,
     }
     if with_prior_correction:
         corrected = prior_corrected(prior, scores["test"])
-        metrics |= _metrics(
-            "test_prior_corrected", parts, state, arrays, scores["test"], corrected, True
-        )
+        metrics |= _metrics("test_prior_corrected", parts, state, arrays, scores["test"], corrected)
     return Verdict(
         metrics,
         {name: _compact(array) for name, array in arrays.items()},
@@ -99,11 +110,12 @@ def _metrics(
     arrays: dict[str, np.ndarray],
     scores: np.ndarray,
     decision: Decision,
-    everything: bool,
+    kind: Kind | None = None,
 ) -> dict[str, float]:
+    """The study's metrics, or those of one kind."""
     names = state.job.metrics
-    if not everything:  # a threshold changes decisions, and nothing else
-        names = tuple(name for name in names if metric(name).kind == "decision")
+    if kind is not None:
+        names = tuple(name for name in names if metric(name).kind == kind)
     values = evaluate(
         arrays["test_targets"],
         decision.probabilities(scores),
@@ -113,17 +125,6 @@ def _metrics(
         names=names,
     )
     return {f"{prefix}/{name}": value for name, value in values.items()}
-
-
-def _decision_scores(logits: np.ndarray, link: str) -> np.ndarray:
-    """Logits whose differences between classes are those of log probabilities.
-
-    K outputs under sigmoid are log(p / (1 - p)), from which a log prior must not be taken; their
-    log p is used instead. Everything else is such already.
-    """
-    if link == "sigmoid" and logits.ndim == 2:
-        return -np.logaddexp(0.0, -logits)
-    return logits
 
 
 def _compact(array: np.ndarray) -> np.ndarray:

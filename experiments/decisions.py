@@ -122,6 +122,20 @@ def tuned(
     return Decision("tuned", (_tuned_threshold(targets, values, metric_name),))
 
 
+def decision_scores(logits: np.ndarray, link: str) -> np.ndarray:
+    """Logits whose differences between classes are those of log probabilities.
+
+    K outputs under sigmoid are log(p / (1 - p)), from which a log prior must not be taken; their
+    log p is used instead. Everything else is such already.
+
+    >>> decision_scores(np.array([[0.0, 0.0]]), "sigmoid").round(4).tolist()
+    [[-0.6931, -0.6931]]
+    """
+    if link == "sigmoid" and logits.ndim == 2:
+        return -np.logaddexp(0.0, -logits)
+    return logits
+
+
 def check_decision_metric(name: str) -> None:
     """Raise `BadInput` unless `tuned` can maximise the metric.
 

@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -112,6 +113,7 @@ def _entry(study: Study, device: str) -> dict[str, Any]:
         "device": device,
         "versions": versions(),
         "git": git_commit(),
+        "code": code_commit(),
         "created": time.time(),
         "notes": [],
         "resolved": study.resolved,
@@ -147,19 +149,35 @@ def versions() -> dict[str, str]:
     return found
 
 
-def git_commit() -> str:
-    """The commit of the repository that the command runs in, with "+" if it has changes."""
+def git_commit(folder: str | Path = ".") -> str:
+    """The commit of the repository at `folder`, with "+" if it has changes; "" without one.
+
+    By default that of the repository that the command runs in.
+    """
     try:
-        commit = _git("rev-parse", "HEAD")
-        return commit + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
+        commit = _git(folder, "rev-parse", "HEAD")
+        changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+        return commit + ("+" if changes else "")
     except (OSError, subprocess.SubprocessError):
         return ""
 
 
-def _git(*arguments: str) -> str:
+def code_commit() -> str:
+    """The commit of losslab's own code, where it runs from a repository; "" where installed."""
+    place = Path(__file__).parent
+    try:
+        # an installed package may lie in somebody's repository without being part of it
+        _git(place, "ls-files", "--error-unmatch", Path(__file__).name)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return git_commit(place)
+
+
+def _git(folder: str | Path, *arguments: str) -> str:
     done = subprocess.run(
-        ["git", *arguments], capture_output=True, text=True, timeout=10, check=True
-    )
+        ["git", "-C", str(folder), *arguments],
+        capture_output=True, text=True, timeout=10, check=True,
+    )  # fmt: skip
     return done.stdout.strip()
 
 

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from losslab.analysis.frames import StudyFrames
 
 
+# How long the report waits for MLflow, in seconds; what is not there by then is not linked.
+SETTLING = 3.0
+
+
 def run_study(
     source: str | Path | Mapping[str, Any],
     *,
@@ -81,8 +85,10 @@ def run_study(
             losses = [arm.config["loss"]["name"] for arm in study.arms.values()]
             begun = beside.submit(_begin_report, losses, folder.report)
             _work(context)
+            tracker.settle(SETTLING)  # the report links the runs
             frames = _reported(folder, begun.result())
             tracker.attach(folder.report, "report")
+            tracker.attach_outputs(_outputs(frames))
             status = "FINISHED"
         except KeyboardInterrupt:
             status = "KILLED"
@@ -112,8 +118,20 @@ def _reported(folder: StudyFolder, begun: list[Path]) -> "StudyFrames":
     from losslab.analysis.report import write_report_files
 
     frames = frames_from_folder(folder.path)
-    write_report_files(frames, folder.report, begun)
+    write_report_files(frames, folder.report, begun, None)
     return frames
+
+
+def _outputs(frames: "StudyFrames") -> dict[str, Path]:
+    """The per-example outputs of a study by key, those that a reader wants first at the front."""
+    assert frames.folder is not None
+    runs = frames.confirmation.dropna(subset="outputs")
+    order = runs.sort_values(
+        ["variant", "repeat", "seed_index"], ascending=[False, True, True], kind="stable"
+    )
+    return {
+        key: frames.folder / file for key, file in zip(order["key"], order["outputs"], strict=True)
+    }
 
 
 def _work(context: Context) -> None:

@@ -8,11 +8,18 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from losslab.experiments.run_parts import PART_TAG
 from losslab.experiments.views import logarithmic_paths
 from losslab.randomness import stable_hash
 
 PARAM_LIMIT = 500  # characters; longer texts are cut, since the UI shows them in a column
 TAG_LIMIT = 8000  # characters; no store takes more
+TAG_PIECE = 5000  # characters; older servers take no more, so longer records are several tags
+# A run's tag with its record, and those with the digests of the JSON files attached to a run.
+RECORD_TAG = "losslab.record"
+DIGEST_TAG = "losslab.digest"
+# The file of a confirmation run with what the model said of every example.
+OUTPUTS_FILE = "outputs.npz"
 STATUS = {"complete": "FINISHED", "pruned": "KILLED", "diverged": "FAILED"}
 
 
@@ -41,13 +48,21 @@ class RunEntry:
 
 
 def training_entry(
-    record: Mapping[str, Any], study: Mapping[str, Any], parent: str, dataset: Mapping[str, str]
+    record: Mapping[str, Any],
+    study: Mapping[str, Any],
+    parent: str,
+    dataset: Mapping[str, str],
+    part: int,
 ) -> RunEntry:
-    """The run of a finished training, under the run of its arm; `study` is study.json's content."""
+    """The run of a finished training, under the run of its arm.
+
+    `study` is study.json's content, `part` the number of the part that it is filed in.
+    """
+    tags = {PART_TAG: str(part), **run_tags(record), **study_tags(study, record["key"], parent)}
     return RunEntry(
         key=record["key"],
         name=run_name(record),
-        tags={**run_tags(record), **study_tags(study, record["key"], parent)},
+        tags=tags,
         started=int(record["started"] * 1000),
         ended=int(record["ended"] * 1000),
         status=STATUS[record["state"]],
@@ -132,19 +147,29 @@ def run_params(record: Mapping[str, Any], logarithmic: Container[str] = ()) -> d
 
 
 def run_tags(record: Mapping[str, Any]) -> dict[str, str]:
-    """A run's tags; `losslab.record` is the record without what MLflow holds elsewhere."""
+    """A run's tags; `losslab.record` is the record without what MLflow holds elsewhere.
+
+    A record that is too long for one tag goes on in `losslab.record.1` and so on. Where metrics
+    are called otherwise in MLflow, the record's `names` say how they are called in truth.
+    """
     small = {
         key: value
         for key, value in record.items()
         if key not in ("history", "metrics", "config", "attributes")
     }
+    metrics = [name for row in (*record["history"][:1], record["metrics"]) for name in row]
+    if names := {safe: name for name in metrics if (safe := safe_name(name)) != name}:
+        small["names"] = names
+    text = json.dumps(small)
+    pieces = [text[begin : begin + TAG_PIECE] for begin in range(0, len(text), TAG_PIECE)]
     return {
         "losslab.arm": record["arm"],
         "losslab.phase": record["phase"],
         "losslab.variant": record["variant"] or "",
         "losslab.state": record["state"],
         "losslab.reason": record["reason"],
-        "losslab.record": json.dumps(small),
+        RECORD_TAG: pieces[0],
+        **{f"{RECORD_TAG}.{n}": piece for n, piece in enumerate(pieces[1:], start=1)},
     }
 
 

@@ -6,6 +6,7 @@ is which run, so that none is made twice. Only the tracking modules and `analysi
 MLflow.
 """
 
+import contextlib
 import errno
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,9 +17,17 @@ from typing import Any
 
 from losslab.errors import BadInput
 from losslab.experiments.local_store import local_store
-from losslab.experiments.run_labels import RunEntry, study_dataset, study_tags, training_entry
+from losslab.experiments.run_labels import (
+    DIGEST_TAG,
+    RunEntry,
+    study_dataset,
+    study_tags,
+    training_entry,
+)
 from losslab.experiments.run_ledger import RunLedger
 from losslab.experiments.tracking_client import quiet_mlflow
+from losslab.experiments.tracking_outputs import attach_outputs, outputs_limit
+from losslab.experiments.tracking_parts import Parts
 from losslab.experiments.tracking_sqlite import open_store
 from losslab.experiments.views import view_address, view_tags
 
@@ -109,16 +118,30 @@ class Tracker:
         """Delete the run of a record that was replaced (MLflow keeps it in its bin)."""
         self._write(partial(self._discard, key))
 
+    def attach_outputs(self, files: Mapping[str, Path]) -> None:
+        """Attach per-example outputs to the runs with these keys, the first ones first.
+
+        Where that takes space or time there is a limit; see `tracking_outputs`.
+        """
+        limit = outputs_limit()
+        self._write(partial(self._attach_outputs, files, limit))
+
     def attach(self, folder: Path, name: str) -> None:
         """Attach a folder's files to the study run."""
         self._write(partial(self._attach, folder, name))
+
+    def settle(self, seconds: float) -> None:
+        """Wait until what was asked for so far is written, for so many seconds at most."""
+        with contextlib.suppress(TimeoutError):
+            self._writer.submit(_nothing).result(seconds)
 
     def finish(self, status: str) -> None:
         """Wait until all is written; close study run and arm runs as FINISHED, FAILED or KILLED.
 
         Where the store is away this gives up after some seconds.
         """
-        self._writer.submit(self._round, [partial(self._terminate, status)], last=True)
+        writes = [self._close_part, partial(self._terminate, status)]
+        self._writer.submit(self._round, writes, last=True)
         self._writer.shutdown(wait=True)
 
     def _write(self, *writes: Callable[[], None]) -> None:
@@ -153,20 +176,31 @@ class Tracker:
             return
         self.store.open(str(self.study["study"]), view_tags(self.study))
         self._check_known_runs()
+        self._ledger.note("experiment", self.store.experiment)
         self._log_study()
+        self._parts = Parts(self.store, self._ledger.ids["study"])
         self._ready = True
 
     def _log(self, records: Sequence[Mapping[str, Any]]) -> None:
         arms = {arm: self._arm_run(arm) for arm in dict.fromkeys(r["arm"] for r in records)}
+        part = self._parts.current()
         entries = [
-            training_entry(record, self.study, arms[record["arm"]], self._dataset)
+            training_entry(record, self.study, arms[record["arm"]], self._dataset, part)
             for record in records
         ]
         self.store.write(entries, self._ledger)
+        for record in records:
+            self._parts.add(self._ledger.ids[record["key"]], record)
 
     def _log_selected(self, arm: str, repeat: int, chosen: Mapping[str, Any]) -> None:
         name = f"selected-{repeat:03d}.json" if repeat else "selected.json"
         self.store.add_json(self._arm_run(arm), dict(chosen), name)
+
+    def _attach_outputs(self, files: Mapping[str, Path], limit: float) -> None:
+        attach_outputs(self.store, self._ledger, self._ledger.ids["study"], files, limit)
+
+    def _close_part(self) -> None:
+        self._parts.close()
 
     def _attach(self, folder: Path, name: str) -> None:
         self.store.add_folder(self._ledger.ids["study"], folder, name)
@@ -199,7 +233,8 @@ class Tracker:
     def _arm_run(self, arm: str) -> str:
         if (key := f"arm/{arm}") not in self._ledger.ids:
             tags = study_tags(self.study, key, self._ledger.ids["study"])
-            tags |= {"losslab.phase": "arm", "losslab.arm": arm}
+            # The digest's tag alone says that every file attached will have one of its own.
+            tags |= {"losslab.phase": "arm", "losslab.arm": arm, DIGEST_TAG: "1"}
             self.store.write([RunEntry(key, arm, tags, _now())], self._ledger)
         return self._ledger.ids[key]
 
@@ -234,11 +269,17 @@ class NoTracker(Tracker):
     def open(self) -> None:
         """Nothing to connect to."""
 
+    def attach_outputs(self, files: Mapping[str, Path]) -> None:
+        """Nothing is attached."""
+
     def _write(self, *writes: Callable[[], None]) -> None:
         """Nothing is written."""
 
     def mirror(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Nothing is mirrored."""
+
+    def settle(self, seconds: float) -> None:
+        """Nothing to wait for."""
 
     def finish(self, status: str) -> None:
         """Nothing to wait for."""
@@ -257,6 +298,10 @@ def study_addresses(home: Path, base: str) -> dict[str, dict[str, str]]:
         for experiment in MlflowClient(local_store(home)).search_experiments()
         if experiment.name != "Default"
     }
+
+
+def _nothing() -> None:
+    """What is done when its turn comes."""
 
 
 def _now() -> int:

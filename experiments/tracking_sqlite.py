@@ -6,7 +6,6 @@ MLflow's tables, but only those of one version: `open_store` uses this for the r
 written for and leaves any other to the client. A test compares the two, row by row.
 """
 
-import json
 import shutil
 import sqlite3
 import time
@@ -19,6 +18,7 @@ from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 from losslab.errors import LosslabError
+from losslab.experiments.folder import write_atomically
 from losslab.experiments.local_store import (
     MLFLOW,
     REVISION,
@@ -29,7 +29,7 @@ from losslab.experiments.local_store import (
     revision,
     transaction,
 )
-from losslab.experiments.run_labels import RunEntry
+from losslab.experiments.run_labels import TAG_LIMIT, RunEntry
 from losslab.experiments.run_ledger import RunLedger
 from losslab.experiments.tracking_client import ClientStore
 
@@ -46,6 +46,31 @@ class LocalClientStore(ClientStore):
         elif found.artifact_location != place:
             follow_home(self.home)
         super().open(name, tags)
+
+    def can_link(self, file: Path) -> bool:
+        """Whether the file system lets a file be in two folders of the home at once."""
+        place = self.home / "artifacts"
+        probe = place / f".{uuid.uuid4().hex}"
+        try:
+            place.mkdir(exist_ok=True)
+            probe.hardlink_to(file)
+        except OSError:
+            return False
+        probe.unlink()
+        return True
+
+    def add_file(self, run_id: str, file: Path, name: str) -> None:
+        """Attach a file to a run under another name: a link to it, else a copy."""
+        place = self._artifacts(run_id)
+        place.mkdir(parents=True, exist_ok=True)
+        (place / name).unlink(missing_ok=True)
+        try:
+            (place / name).hardlink_to(file)
+        except OSError:
+            shutil.copy2(file, place / name)
+
+    def _artifacts(self, run_id: str) -> Path:
+        return _folder(self.client.get_run(run_id).info.artifact_uri)
 
 
 class SqliteStore(LocalClientStore):
@@ -124,15 +149,33 @@ class SqliteStore(LocalClientStore):
                 [(status, now, run_id) for run_id in run_ids],
             )
 
-    def add_json(self, run_id: str, content: Any, name: str) -> None:
-        """Attach a JSON file to a run."""
-        self.add_text(run_id, json.dumps(content, indent=2), name)
+    def get_tag(self, run_id: str, name: str) -> str | None:
+        """The value of a run's tag; None if it has none."""
+        with transaction(self.home) as store:
+            found = store.execute(
+                "SELECT value FROM tags WHERE run_uuid = ? AND key = ?", (run_id, name)
+            ).fetchone()
+        return None if found is None else str(found[0])
+
+    def set_tag(self, run_id: str, name: str, value: str) -> None:
+        """Set a tag of a run."""
+        with transaction(self.home) as store:
+            store.execute(
+                "INSERT OR REPLACE INTO tags (key, value, run_uuid) VALUES (?, ?, ?)",
+                (name, value[:TAG_LIMIT], run_id),
+            )
 
     def add_text(self, run_id: str, text: str, name: str) -> None:
         """Attach a text file to a run."""
         place = self._artifacts(run_id)
         place.mkdir(parents=True, exist_ok=True)
         (place / name).write_text(text, encoding="utf-8")
+
+    def add_bytes(self, run_id: str, content: bytes, name: str) -> None:
+        """Attach a file of which only the content is there; `name` may have a folder."""
+        file = self._artifacts(run_id) / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, content)
 
     def add_folder(self, run_id: str, folder: Path, name: str) -> None:
         """Attach a folder's files to a run."""
@@ -141,7 +184,7 @@ class SqliteStore(LocalClientStore):
     def _artifacts(self, run_id: str) -> Path:
         with transaction(self.home) as store:
             found = store.execute("SELECT artifact_uri FROM runs WHERE run_uuid = ?", (run_id,))
-            return Path(url2pathname(urlparse(found.fetchone()[0]).path))
+            return _folder(found.fetchone()[0])
 
     def _wait_for_store(self) -> None:
         if self.creating is None:
@@ -161,6 +204,10 @@ def open_store(uri: str, home: Path, study_id: str) -> ClientStore:
     found = revision(home)
     as_rows = found == REVISION or (found is None and version("mlflow").startswith(MLFLOW))
     return SqliteStore(home, study_id) if as_rows else LocalClientStore(uri, home, study_id)
+
+
+def _folder(uri: str) -> Path:
+    return Path(url2pathname(urlparse(uri).path))
 
 
 def _experiment(store: sqlite3.Connection, name: str) -> tuple[int, str, str] | None:

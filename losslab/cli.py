@@ -130,16 +130,39 @@ def parser() -> argparse.ArgumentParser:
     add("status", _status, "Say how far a study is.", True)
     best = add("best", _best, "Print the selected configurations, as YAML and as Python.", True)
     best.add_argument("--arm", metavar="ARM", help="one arm only")
-    report = add("report", _report, "Write a study's tables and figures.", True)
+    report = add(
+        "report", _report,
+        "Write a study's report: a page, tables, figures, LaTeX. Several studies are compared.",
+    )  # fmt: skip
+    report.add_argument("studies", metavar="STUDY", nargs="+", help=STUDY_HELP)
+    report.add_argument("--home", metavar="DIR", help=HOME_HELP)
     report.add_argument(
-        "--out", metavar="DIR", help="where to (default: the study's report folder)"
-    )
-    export = add("export", _export, "Export a study's runs as a table.", True)
+        "--out", metavar="DIR",
+        help="where to (default: the study's report folder; of several, HOME/reports/NAMES)",
+    )  # fmt: skip
+    report.add_argument(
+        "--tracking-uri", metavar="URI",
+        help="read the study from this MLflow server (default: from its folder)",
+    )  # fmt: skip
+    export = add(
+        "export", _export,
+        "Export a study's runs as a table. One row of confirmation is a run on test, of trials a "
+        "search trial or a re-training, of epochs an epoch of a run, of selected a selected "
+        "configuration, of ledger what an arm spent, of arms an arm and what it is, of long a "
+        "cell of the results table. In a CSV file, long is written for LaTeX packages such as "
+        "pgfplotstable: column names of letters only, texts escaped. Columns: docs/frames.md.",
+        True,
+    )  # fmt: skip
     export.add_argument("file", metavar="FILE", help="a path ending in .parquet or .csv")
-    frames = ["trials", "epochs", "confirmation", "ledger"]
+    frames = ["confirmation", "trials", "epochs", "selected", "ledger", "arms", "long"]
     export.add_argument(
         "--frame", choices=frames, default="confirmation", help="which table (default: %(default)s)"
     )
+    export.add_argument(
+        "--tracking-uri", metavar="URI",
+        help="read the study from this MLflow store, where its experiment has its name, such as "
+        "https://host or sqlite:////home/ann/runs/mlflow.db (default: from its folder)",
+    )  # fmt: skip
     figures = add(
         "figures", _figures,
         "Draw every loss, and the figures of the focal, GHM and class-balanced papers.",
@@ -249,23 +272,16 @@ def _best(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from losslab.analysis.frames import frames_from_folder
-    from losslab.analysis.report import write_report_files
-    from losslab.inspecting import study_folder, writing
+    from losslab.reporting import report
 
-    folder = study_folder(options.study, options.home)
-    frames = frames_from_folder(folder.path)
-    place = options.out or folder.report
-    with writing("--out", place):
-        paths = write_report_files(frames, place)
-    for path in paths:
-        print(path)
+    for line in report(options.studies, options.home, options.out, options.tracking_uri):
+        print(line)
 
 
 def _export(options: argparse.Namespace) -> None:
-    from losslab.inspecting import export
+    from losslab.exporting import export
 
-    rows = export(options.study, options.home, options.frame, options.file)
+    rows = export(options.study, options.home, options.frame, options.file, options.tracking_uri)
     print(f"{options.file}: {rows} rows")
 
 

@@ -8,10 +8,14 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from losslab.errors import BadInput
 from losslab.experiments.folder import StudyFolder, home_folder, read_json
 from losslab.experiments.plans import plans_from_json
+
+if TYPE_CHECKING:
+    from losslab.analysis.frames import StudyFrames
 
 
 def study_folder(study: str, home: str | None) -> StudyFolder:
@@ -30,6 +34,23 @@ def study_folder(study: str, home: str | None) -> StudyFolder:
             f"`losslab run {study}`, or say where it is with --home"
         )
     return folder
+
+
+def frames_of(study: str, home: str | None, tracking_uri: str | None) -> "StudyFrames":
+    """A study's frames: from its folder, or from the MLflow store at `tracking_uri`.
+
+    `study` is a name or a study file; `BadInput` where it, or the store, cannot be found.
+    """
+    from losslab.analysis.frames import frames_from_folder, frames_from_mlflow
+
+    if tracking_uri is not None:
+        if study.endswith((".yaml", ".yml")):
+            from losslab.experiments.reading import find_study, read_yaml
+
+            path = find_study(study)
+            study = str(read_yaml(path).get("study") or path.stem)
+        return frames_from_mlflow(tracking_uri, study)
+    return frames_from_folder(study_folder(study, home).path)
 
 
 def status(study: str, home: str | None) -> str:
@@ -63,23 +84,6 @@ def status(study: str, home: str | None) -> str:
             f"  {r['key']} diverged: {r['reason']}" for r in records if r["state"] == "diverged"
         ]
     return "\n".join(lines)
-
-
-def export(study: str, home: str | None, frame: str, file: str) -> int:
-    """Write one of a study's frames to a Parquet or CSV file; how many rows it has."""
-    from losslab.analysis.frames import frames_from_folder
-
-    path = Path(file)
-    if path.suffix not in (".parquet", ".csv"):
-        raise BadInput(f"{file}: the name must end in .parquet or .csv")
-    table = getattr(frames_from_folder(study_folder(study, home).path), frame)
-    with writing("FILE", file):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".csv":
-            table.to_csv(path, index=False)
-        else:
-            table.to_parquet(path, index=False)
-    return len(table)
 
 
 @contextmanager

@@ -125,8 +125,10 @@ def run_with_progress(
             observer.bar.stop()
     if quiet:
         return
+    from losslab.analysis.answer import answer
     from losslab.analysis.layouts import results_layout
     from losslab.analysis.tables import results_table
+    from losslab.reporting import where
 
     assert frames.folder is not None
     folder = frames.folder
@@ -140,7 +142,9 @@ def run_with_progress(
         table.add_row(*(str(cell) for cell in row))
     out.print(table)
     out.print(layout.caption, style="dim", markup=False, highlight=False)
-    out.print(f"tables and figures: {folder / 'report'}", soft_wrap=True, highlight=False)
+    out.print(answer(frames).sentence, markup=False, highlight=False)
+    for line in where(folder / "report" / "report.html"):
+        out.print(line, soft_wrap=True, markup=False, highlight=False)
     if tracking_uri != "none":
         where = tracking_uri or f"losslab ui --home {folder.parent}"
         out.print(f"every run, in MLflow: {where}", soft_wrap=True, highlight=False)

@@ -1,7 +1,6 @@
 """The command line: what it prints, what it leaves alone, and how it ends."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -176,9 +175,10 @@ def test_a_run_ends_with_a_table_and_the_places_of_its_files(home):
     assert "Does it run?" in text
     for arm in STUDY["arms"]:
         assert re.search(rf"│ {arm}\b", text)
-    assert f"tables and figures: {home / 'small' / 'report'}" in text
+    assert f"report: {home / 'small' / 'report' / 'report.html'}" in text
+    assert (home / "small" / "report" / "report.html").as_uri() in text
     assert f"losslab ui --home {home}" in text
-    assert (home / "small" / "report" / "results.csv").exists()
+    assert (home / "small" / "report" / "tables" / "results.csv").exists()
 
 
 def test_a_finished_study_runs_again_in_silence(home, study_file, capsys):
@@ -257,10 +257,11 @@ def test_show_tells_a_datasets_and_a_models_options(told):
 def test_report_and_export_write_files(told, home, tmp_path):
     import pandas as pd
 
-    paths = told("report", "small", "--home", home, "--out", tmp_path / "out").splitlines()
-    assert paths
-    assert all(os.path.getsize(path) > 0 for path in paths)
-    assert {path.rsplit(".", 1)[1] for path in paths} >= {"csv", "md", "tex", "pdf", "png"}
+    printed = told("report", "small", "--home", home, "--out", tmp_path / "out")
+    assert f"report: {tmp_path / 'out' / 'report.html'}\n" in printed
+    paths = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert all(path.stat().st_size > 0 for path in paths)
+    assert {path.suffix for path in paths} >= {".html", ".csv", ".md", ".tex", ".pdf", ".png"}
     for frame, rows in (("trials", 12), ("confirmation", 16), ("ledger", 4)):
         for ending, read in (("csv", pd.read_csv), ("parquet", pd.read_parquet)):
             file = tmp_path / "new" / f"{frame}.{ending}"

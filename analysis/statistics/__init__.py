@@ -5,13 +5,19 @@ prints, or knows of a study. `docs/statistics.md` says which question takes whic
 """
 
 from losslab.analysis.statistics.budgets import expected_best, shrinkage
+from losslab.analysis.statistics.columnwise import mean_intervals, paired_differences
+from losslab.analysis.statistics.crossover import Crossover, crossover
 from losslab.analysis.statistics.exact_tests import (
     PairedTest,
     paired_permutation,
     smallest_p,
     wilcoxon,
 )
-from losslab.analysis.statistics.examples import SeedsAndExamples, seeds_and_examples_interval
+from losslab.analysis.statistics.examples import (
+    SeedsAndExamples,
+    seeds_and_examples_interval,
+    seeds_and_examples_of_arms,
+)
 from losslab.analysis.statistics.intervals import (
     Estimate,
     bootstrap_interval,
@@ -50,6 +56,7 @@ from losslab.analysis.statistics.several_datasets import (
 )
 
 __all__ = [
+    "Crossover",
     "Estimate",
     "Friedman",
     "Outperforming",
@@ -61,15 +68,18 @@ __all__ = [
     "bootstrap_interval",
     "compare_to_baseline",
     "corrected_resampled_t",
+    "crossover",
     "detectable_difference",
     "expected_best",
     "friedman",
     "holm",
     "iqm",
     "mean_interval",
+    "mean_intervals",
     "nemenyi",
     "paired_bootstrap",
     "paired_difference",
+    "paired_differences",
     "paired_permutation",
     "pairs_needed",
     "pairwise_wilcoxon",
@@ -79,6 +89,7 @@ __all__ = [
     "ranks_against_control",
     "sd_interval",
     "seeds_and_examples_interval",
+    "seeds_and_examples_of_arms",
     "seeds_needed",
     "shrinkage",
     "smallest_p",

@@ -194,6 +194,12 @@ class StudyWriter:
         return frames_from_folder(self.folder)
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch):
+    """Nothing is written into the user's cache."""
+    monkeypatch.setenv("LOSSLAB_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
 @pytest.fixture
 def study(tmp_path):
     """A factory of study writers, each in a folder of its own."""

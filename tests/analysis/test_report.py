@@ -24,38 +24,73 @@ def _no_leaks_and_no_warnings():
     assert dict(mpl.rcParams) == before
 
 
-def _names(paths: list[Path]) -> set[str]:
-    assert all(path.stat().st_size > 100 for path in paths)
-    return {path.name for path in paths}
+def _names(folder: Path) -> set[str]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert all(path.stat().st_size > 50 for path in files)
+    return {path.relative_to(folder).as_posix() for path in files}
 
 
-def _of(*stems: str, kinds=("pdf", "png")) -> set[str]:
-    return {f"{stem}.{kind}" for stem in stems for kind in kinds}
+def _table(*names: str) -> set[str]:
+    return {f"tables/{name}.{kind}" for name in names for kind in ("csv", "md", "tex")}
 
 
-TABLES = _of("results", "ledger", kinds=("csv", "md", "tex"))
+def _figures(*names: str) -> set[str]:
+    return {f"figures/{name}.{kind}" for name in names for kind in ("pdf", "png")}
+
+
+FRAGMENT = {"paper/main.tex", "paper/macros.tex", "paper/example.tex"}
+FOCAL = _figures("figure_1_focal_loss", "figure_5_loss_variants", "figure_6_gradients")
+
+
+def _write(frames, folder: Path) -> tuple[set[str], str]:
+    """The names of what was written, and the page."""
+    paths = write_report_files(frames, folder)
+    assert {path.relative_to(folder).as_posix() for path in paths} <= _names(folder)
+    assert paths[0] == folder / "report.html"
+    page = paths[0].read_text(encoding="utf-8")
+    assert "could not be drawn" not in page
+    return _names(folder), page
 
 
 def test_messy_study(messy, tmp_path):
-    written = write_report_files(messy.frames(), tmp_path / "report")
-    assert _names(written) == TABLES | _of("seeds", "differences", "learning_curves", "search")
+    names, page = _write(messy.frames(), tmp_path / "report")
+    assert _table("results", "ledger", "pairwise", "search", "divergences") <= names
+    assert _figures("seeds", "differences", "learning_curves", "search") <= names
+    assert names >= FRAGMENT | {"report.html"}
+    assert not names & FOCAL
+    # every table and every figure of the folder is on the page and in the fragment
+    main = (tmp_path / "report/paper/main.tex").read_text()
+    for name in names:
+        kind, _, stem = name.partition("/")
+        if name.endswith(".tex") and kind == "tables":
+            assert f'id="study-table-{stem.removesuffix(".tex")}"' in page
+            assert f"/tables/{stem.removesuffix('.tex')}}}" in main
+        if name.endswith(".png"):
+            assert f'id="study-figure-{stem.removesuffix(".png")}"' in page
+            assert f"/figures/{stem.removesuffix('.png')}}}" in main
 
 
 def test_single_arm_single_seed(study, tmp_path):
     writer = study({"ce": 0.0}, seeds=1, trials=2)
     writer.build()
-    written = write_report_files(writer.frames(), tmp_path / "report")
-    assert _names(written) == TABLES | _of("seeds", "learning_curves", "search")
+    names, page = _write(writer.frames(), tmp_path / "report")
+    assert _table("results", "ledger") | _figures("seeds", "search") <= names
+    assert "figures/differences.pdf" not in names
+    assert "Nothing is compared" in page
 
 
 def test_unfinished_studies(study, tmp_path):
     writer = study(trials=2)
     writer.build(search=False, confirm=False)
+    names, page = _write(writer.frames(), tmp_path / "a")
     # the focal paper's curves need no runs, only an arm with that loss
-    always = TABLES | _of("figure_1_focal_loss", "figure_5_loss_variants", "figure_6_gradients")
-    assert _names(write_report_files(writer.frames(), tmp_path / "a")) == always
+    assert names >= _table("results", "ledger") | FOCAL | FRAGMENT
+    assert not any(name.startswith("figures/s") for name in names)
+    assert "No answer yet" in page
+    assert "not everything selected yet: 0 trainings done" in page
     writer.search("ce")
-    assert _names(write_report_files(writer.frames(), tmp_path / "b")) == always | _of("search")
+    names, _ = _write(writer.frames(), tmp_path / "b")
+    assert _figures("search") <= names
 
 
 def test_dense_sweep(study, tmp_path):
@@ -73,10 +108,10 @@ def test_dense_sweep(study, tmp_path):
     frames = writer.frames()
     arm, file = cumulative_source(frames)
     assert (arm, file.name) == ("gamma-2", "selected-0001.npz")
-    written = _names(write_report_files(frames, tmp_path / "report"))
-    assert _of("sweep_gamma", kinds=("csv", "md", "tex")) <= written
-    assert _of("figure_4_cumulative_loss") | {"figure_4_claims.csv"} <= written
-    claims = pd.read_csv(tmp_path / "report/figure_4_claims.csv")
+    names, page = _write(frames, tmp_path / "report")
+    assert _table("sweep_gamma") | _figures("figure_4_cumulative_loss") <= names
+    assert f"{targets.sum()} foreground and {5000 - targets.sum()} background" in page
+    claims = pd.read_csv(tmp_path / "report/tables/figure_4_claims.csv")
     assert (claims["foreground"] == targets.sum()).all()
     assert claims["background_99_fraction"].is_monotonic_decreasing
 
@@ -84,7 +119,9 @@ def test_dense_sweep(study, tmp_path):
 def test_paper_figures_are_the_same_bytes_each_time(tmp_path):
     first, second = write_paper_figures(tmp_path / "a"), write_paper_figures(tmp_path / "b")
     stems = ("figure_1_focal_loss", "figure_5_loss_variants", "figure_6_gradients")
-    assert _names(first) == _of(*stems)
+    assert {path.name for path in first} == {
+        f"{s}.{kind}" for s in stems for kind in ("pdf", "png")
+    }
     for one, two in zip(first, second, strict=True):
         assert one.read_bytes() == two.read_bytes()
 

@@ -7,6 +7,7 @@ from losslab.analysis.statistics import (
     mean_interval,
     paired_difference,
     seeds_and_examples_interval,
+    seeds_and_examples_of_arms,
 )
 from losslab.errors import BadInput
 
@@ -169,3 +170,31 @@ def test_new_seeds_and_a_new_test_set_are_covered(seed_sd, example_sd, noise_sd)
         over_seeds.append(result.seeds_low <= 0 <= result.seeds_high)
     assert np.mean(both) > 0.93
     assert np.mean(over_seeds) < np.mean(both)
+
+
+def test_arms_together_equal_arms_alone():
+    rng = np.random.default_rng(5)
+    targets = rng.integers(0, 2, 60)
+    outputs = {
+        arm: {seed: targets * lift + rng.normal(size=60) for seed in range(first, 4)}
+        for arm, lift, first in (("ce", 1.0, 0), ("focal", 1.5, 0), ("late", 1.0, 2))
+    }
+    options = {"strata": targets, "resamples": 50, "seed": 3}
+    means, differences = seeds_and_examples_of_arms(
+        targets, outputs, average_precision_score, "ce", **options
+    )
+    stacked = {arm: np.stack(list(runs.values())) for arm, runs in outputs.items()}
+    alone = seeds_and_examples_interval(
+        targets, stacked["focal"], average_precision_score, **options
+    )
+    assert means["focal"] == alone
+    paired = seeds_and_examples_interval(
+        targets, stacked["late"], average_precision_score, stacked["ce"][2:], **options
+    )
+    assert differences["late"] == paired
+    assert set(differences) == {"focal", "late"}
+    elsewhere = {"ce": outputs["ce"], "x": {9: outputs["ce"][0]}}
+    lonely = seeds_and_examples_of_arms(
+        targets, elsewhere, average_precision_score, "ce", **options
+    )
+    assert lonely[1] == {"x": None}

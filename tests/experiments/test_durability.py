@@ -339,7 +339,7 @@ def test_twenty_kills_change_nothing(tiny, seed, new_home, tmp_path, outcome, mi
 
 def _assert_same_study(whole, resumed, name, outcome, mirrored):
     assert outcome(resumed / name) == outcome(whole / name)
-    table = Path(name) / "report" / "results.csv"
+    table = Path(name) / "report" / "tables" / "results.csv"
     assert (resumed / table).read_bytes() == (whole / table).read_bytes()
     expected, found = mirrored(whole), mirrored(resumed)
     assert set(found) == set(expected)

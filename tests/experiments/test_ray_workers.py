@@ -119,7 +119,7 @@ def test_results_equal_those_of_this_process_byte_for_byte(tiny, pool, tmp_path)
 def test_a_whole_study_gives_the_same_table(tiny, finished, home, cluster, outcome):
     run_study(tiny, home=home, executor="ray", address=cluster, workers=None)
     assert outcome(home / "tiny") == outcome(finished / "tiny")
-    table = Path("tiny/report/results.csv")
+    table = Path("tiny/report/tables/results.csv")
     assert (home / table).read_bytes() == (finished / table).read_bytes()
 
 

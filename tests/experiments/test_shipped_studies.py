@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from losslab import run_study
+from losslab.analysis.levels import by_level
 from losslab.experiments.reading import read_yaml, shipped_studies, summary_of
 from losslab.experiments.schema import Confirm, Levels, Metrics, Search, Select, Training
 from losslab.experiments.views import TAG, view_address, view_tags
@@ -16,26 +17,38 @@ SMOKE = {
         "dataset.anchors=1024", "dataset.background_per_foreground=100",
     ],
     "digits": [],
+    "clusters": ["dataset.examples=2000", "dataset.validation_examples=400",
+                 "dataset.test_examples=400"],
+    None: [],
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", shipped_studies())
 def test_a_shipped_study_runs_in_a_smoke_size(name, home):
     content = read_yaml(shipped_studies()[name])
-    dataset = content["dataset"]
-    overrides = SMOKE[dataset if isinstance(dataset, str) else dataset["name"]]
+    dataset, repeats = content.get("dataset", {}), min(content["search"].get("repeats", 1), 2)
+    overrides = SMOKE[dataset if isinstance(dataset, str) else dataset.get("name")]
     small = ["training.epochs=2", "search.trials=3", "search.select.best=1", "confirm.seeds=2"]
-    frames = run_study(name, overrides=[*overrides, *small], home=home)
-    arms = set(content["arms"])
-    assert arms <= set(frames.arms)
-    assert frames.confirmation.groupby("arm").size().eq(4).all()
+    few = [f"search.repeats={repeats}", *two_levels(content)]
+    frames = run_study(name, overrides=[*overrides, *small, *few], home=home)
+    for part in by_level(frames).values() or [frames]:
+        assert set(content["arms"]) <= set(part.arms)
+        variants = 2 if content["confirm"].get("defaults", True) else 1
+        assert part.confirmation.groupby("arm").size().eq(2 * variants * repeats).all()
     report = home / name / "report"
-    written = {path.name for path in report.iterdir()}
+    written = {path.name for path in report.rglob("*")}
     assert {"results.csv", "results.md", "results.tex", "ledger.csv", "seeds.png"} <= written
     if name in ("alpha", "gamma"):
         assert {f"sweep_{name}.csv", "figure_4_cumulative_loss.pdf"} <= written
     if name == "quickstart":
         assert {"figure_1_focal_loss.png", "figure_5_loss_variants.png"} <= written
+
+
+def two_levels(content):
+    """The override that leaves a study's first two levels."""
+    values = content.get("levels", {}).get("values", [])
+    few = values[:2] if isinstance(values, list) else dict(list(values.items())[:2])
+    return [f"levels.values={json.dumps(few)}"] if few else []
 
 
 @pytest.mark.parametrize("name", shipped_studies())

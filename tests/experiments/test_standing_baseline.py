@@ -45,7 +45,7 @@ def test_the_correction_goes_to_plain_cross_entropy_alone(tiny, home):
         names = json.loads(file.read_text())["metrics"]
         corrected = "test_prior_corrected/balanced_accuracy" in names
         assert corrected == (arm == "ce")
-    results = (home / "tiny" / "report" / "results.md").read_text()
+    results = (home / "tiny" / "report" / "tables" / "results.md").read_text()
     assert "ce (prior correction)" in results
     assert "balanced\\_ce (prior correction)" not in results
     assert frames.study["baseline"] == "balanced_ce"

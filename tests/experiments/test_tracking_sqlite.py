@@ -16,6 +16,7 @@ from losslab.experiments import local_store as local
 from losslab.experiments import tracking, tracking_sqlite
 from losslab.experiments.folder import read_json
 from losslab.experiments.local_store import REVISION, local_store, revision
+from losslab.experiments.run_parts import unpack
 from losslab.experiments.tracking import NoTracker, Tracker, make_tracker
 from losslab.experiments.tracking_client import ClientStore
 from losslab.experiments.tracking_sqlite import LocalClientStore, SqliteStore, open_store
@@ -104,8 +105,16 @@ def files(home):
     for file in (home / "artifacts").rglob("*"):
         if file.is_file():
             experiment, run_id, *rest = file.relative_to(home / "artifacts").parts
-            found[experiment, ids[run_id], *rest] = file.read_text()
+            found[experiment, ids[run_id], *rest] = (
+                part(file) if file.suffix == ".npz" else file.read_text()
+            )
     return found
+
+
+def part(file):
+    """What a part holds, but for the ids of its runs."""
+    runs = unpack(file.read_bytes())
+    return [(r.record, r.history.columns, r.history.values.tolist()) for r in runs]
 
 
 def test_rows_and_files_are_those_that_the_client_writes(new_home, entry, records, monkeypatch):

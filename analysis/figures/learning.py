@@ -1,0 +1,88 @@
+"""Learning curves of the confirmation runs."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from losslab.analysis.figures.parts import (
+    any_diverged,
+    arm_panels,
+    arm_words,
+    columns_of,
+    confirmed,
+    counted,
+    label_outer,
+    sentence,
+    t_band,
+)
+from losslab.analysis.frames import StudyFrames
+from losslab.analysis.layouts import metric_words
+from losslab.analysis.style import print_style
+
+
+@print_style()
+def learning_curves_figure(frames: StudyFrames) -> Figure | None:
+    """The primary metric on validation per epoch: mean and 95 % t band over confirmation runs.
+
+    Of the selected configurations. Up to four arms share one panel; more have one each, with the
+    baseline in grey. None where no confirmation run has a history.
+    """
+    curves = _curves(frames)
+    if not curves:
+        return None
+
+    def draw(axis: Axes, arm: str, look: dict) -> None:
+        mean, low, high = t_band(curves[arm].to_numpy())
+        epochs = curves[arm].columns.to_numpy()
+        axis.plot(epochs, mean, **look)
+        if len(curves[arm]) > 1:
+            axis.fill_between(epochs, low, high, color=look["color"], alpha=0.15, linewidth=0)
+
+    def label(arm: str) -> str:
+        lost = int((confirmed(frames, arm)["state"] == "diverged").sum())
+        return arm_words(arm, f"(n = {len(curves[arm])}{f', {lost} diverged' if lost else ''})")
+
+    figure, axes = arm_panels(frames, list(curves), draw, label)
+    metric = metric_words(frames.study["primary"])
+    label_outer(axes, columns_of(axes), "epoch", f"{metric}\non validation")
+    for axis in axes:
+        axis.margins(x=0.02)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    _limit(axes, curves)
+    return figure
+
+
+def learning_curves_caption(frames: StudyFrames) -> str:
+    """What `learning_curves_figure` shows."""
+    runs = [len(table) for table in _curves(frames).values()]
+    return (
+        f"{sentence(metric_words(frames.study['primary']))} on validation after every epoch of "
+        f"the confirmation runs of the selected configurations, {counted('runs', runs)} an arm: "
+        "mean, and 95 % t band over run seeds at each epoch by itself."
+        + (" Diverged runs count until they stop." if any_diverged(frames) else "")
+    )
+
+
+def _curves(frames: StudyFrames) -> dict[str, pd.DataFrame]:
+    """Of every arm that has any: one row per run, one column per epoch."""
+    column, epochs = f"val/{frames.study['primary']}", frames.epochs
+    if column not in epochs:
+        return {}
+    epochs = epochs[(epochs["phase"] == "confirm") & (epochs["variant"] == "selected")]
+    epochs = epochs[epochs[column].notna()].astype({"epoch": int})
+    found = {}
+    for arm in frames.arms:
+        own = epochs[epochs["arm"] == arm]
+        if len(own):
+            found[arm] = own.pivot_table(index="key", columns="epoch", values=column)
+    return found
+
+
+def _limit(axes: list[Axes], curves: dict[str, pd.DataFrame]) -> None:
+    """A band of few seeds may leave the range of all values by far: it is cut."""
+    values = np.concatenate([table.to_numpy().ravel() for table in curves.values()])
+    low, high = np.nanmin(values), np.nanmax(values)
+    space = 0.08 * (high - low) or 0.05
+    for axis in axes:
+        axis.set_ylim(low - space, high + space)

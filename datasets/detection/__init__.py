@@ -1,0 +1,1 @@
+"""Images with boxes and classes: composed scenes, and folders in COCO or Pascal VOC format."""

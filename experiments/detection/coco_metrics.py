@@ -1,0 +1,131 @@
+"""COCO's detection metrics of arrays or files, computed by an evaluator that is kept by others.
+
+The evaluator is faster-coco-eval, pycocotools' rules in C++; its numbers equal those of
+pycocotools, which is tested.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from losslab.datasets.detection.annotations import Annotations
+from losslab.errors import BadInput
+from losslab.experiments.detection.detections import Detections
+
+# Sides of the squares, in pixels of the original image, whose areas part small, medium and large.
+SIZES = (32.0, 96.0)
+NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+NAMES += ("ar_1", "ar_10", "ar_100", "ar_small", "ar_medium", "ar_large")
+
+
+def coco_metrics(
+    annotations: Annotations,
+    detections: Detections,
+    scales: np.ndarray | None = None,
+    class_names: Sequence[str] = (),
+    sizes: tuple[float, float] = SIZES,
+) -> dict[str, float]:
+    """COCO's metrics of detections in the images that `annotations` tells of.
+
+    `ap` is the mean over IoU thresholds 0.50 to 0.95 and over the classes that have objects, of
+    precision at 101 recalls; `ap50`, `ap75` at one threshold; `ap_small` and so on for objects by
+    area; `ar_1`, `ar_10`, `ar_100` the recall with so many detections an image, `ar_small` and so
+    on by area; `ap/<class>` each class's AP, named by `class_names` or by number. What no object
+    tells of is nan, where the evaluator prints -1. Crowd boxes are no objects, and detections in
+    them do not count.
+
+    `scales` (n,): stored pixels per original pixel, by which boxes are divided, since area ranges
+    are of original pixels, as `annotations.areas` are; without it they are the same. `sizes`
+    parts small, medium and large.
+    """
+    if len(annotations) != len(detections):
+        raise BadInput(
+            f"detections: of {len(detections)} images, but there are {len(annotations)} annotated"
+        )
+    named = max(annotations.labels.max(initial=-1), detections.labels.max(initial=-1)) + 1
+    names = list(class_names) or [str(c) for c in range(max(named, 1))]
+    scale = np.ones(len(annotations)) if scales is None else np.asarray(scales, dtype=np.float64)
+    dataset = {
+        "images": [{"id": i + 1} for i in range(len(annotations))],
+        "categories": [{"id": c + 1, "name": name} for c, name in enumerate(names)],
+        "annotations": _truth(annotations, scale),
+    }
+    return _evaluate(dataset, _results(detections, scale), sizes)
+
+
+def coco_metrics_of_files(
+    annotations: str | Path, results: str | Path, sizes: tuple[float, float] = SIZES
+) -> dict[str, float]:
+    """COCO's metrics of a result file against an annotation file, both JSON as COCO has them.
+
+    Names and values as in `coco_metrics`. Raises `BadInput` where a file cannot be read or a
+    result belongs to no image.
+    """
+    import json
+
+    read = []
+    for path in (annotations, results):
+        try:
+            read.append(json.loads(Path(path).read_text()))
+        except (OSError, ValueError) as error:
+            raise BadInput(f"{path}: cannot be read as JSON: {error}") from error
+    dataset, found = read
+    known = {image["id"] for image in dataset["images"]}
+    if strange := {result["image_id"] for result in found} - known:
+        raise BadInput(
+            f"{results}: {len(strange)} image ids are not in {annotations}, such as "
+            f"{min(strange)!r}"
+        )
+    return _evaluate(dataset, found, sizes)
+
+
+def _evaluate(
+    dataset: dict[str, Any], results: list[dict[str, Any]], sizes: tuple[float, float]
+) -> dict[str, float]:
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    small, large = (side**2 for side in sizes)
+    ranges = {"small": [0, small], "medium": [small, large], "large": [large, 1e10]}
+    truth = COCO(dataset)
+    evaluator = COCOeval_faster(truth, truth.loadRes(results), "bbox", ranges)
+    evaluator.run()
+    values = dict(zip(NAMES, evaluator.stats, strict=True))
+    precision = evaluator.eval["precision"][:, :, :, 0, -1]  # thresholds, recalls, classes
+    for place, category in enumerate(evaluator.params.catIds):
+        own = precision[:, :, place]
+        known = own[own > -1]
+        values[f"ap/{truth.cats[category]['name']}"] = known.mean() if len(known) else -1
+    return {name: math.nan if value < 0 else float(value) for name, value in values.items()}
+
+
+def _truth(annotations: Annotations, scale: np.ndarray) -> list[dict[str, Any]]:
+    image = annotations.images
+    boxes = _corner_and_size(annotations.boxes, scale[image])
+    columns = (image, boxes, annotations.labels, annotations.crowd, annotations.areas)
+    return [
+        # Identifiers begin at 1, since the evaluators take 0 for "not matched".
+        {"id": i + 1, "image_id": at + 1, "bbox": box, "category_id": label + 1,
+         "iscrowd": int(crowd), "area": area}
+        for i, (at, box, label, crowd, area) in enumerate(
+            zip(*(column.tolist() for column in columns), strict=True)
+        )
+    ]  # fmt: skip
+
+
+def _results(detections: Detections, scale: np.ndarray) -> list[dict[str, Any]]:
+    image = np.repeat(np.arange(len(detections)), np.diff(detections.offsets))
+    boxes = _corner_and_size(detections.boxes, scale[image])
+    columns = (image, boxes, detections.labels, detections.scores)
+    return [
+        {"image_id": at + 1, "bbox": box, "category_id": label + 1, "score": score}
+        for at, box, label, score in zip(*(column.tolist() for column in columns), strict=True)
+    ]
+
+
+def _corner_and_size(boxes: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """x, y, width, height in original pixels, float64."""
+    original = boxes.astype(np.float64) / scale[:, None]
+    return np.concatenate([original[:, :2], original[:, 2:] - original[:, :2]], axis=1)

@@ -1,0 +1,380 @@
+"""What study figures draw equals the numbers; read back from the artists."""
+
+import warnings
+
+import numpy as np
+import pytest
+from sklearn.metrics import balanced_accuracy_score
+
+from losslab.analysis import class_balanced_figures, figures
+from losslab.analysis.figures import (
+    budgets,
+    calibration,
+    catalogue,
+    classes,
+    ranking,
+    response,
+    search,
+    seeds,
+    thresholds,
+)
+from losslab.analysis.figures.parts import BLUE, PALE
+from losslab.analysis.predictions import RECALLS, precision_at, reliability_bins
+from losslab.analysis.statistics import expected_best, mean_interval
+from losslab.analysis.style import save
+from losslab.analysis.sweeps import published
+
+
+def _outputs(writer, arms, count, classes=2, n=400, seed=0):
+    """Outputs of `count` seeds of each arm; what was written, by arm and seed."""
+    rng, written = np.random.default_rng(seed), {}
+    for arm in arms:
+        for i in range(count):
+            if classes == 2:
+                y = (rng.random(n) < 0.2).astype(int)
+                z = rng.normal(-2 + 3 * y, 1.5)
+            else:
+                y, z = rng.integers(0, classes, n), rng.normal(size=(n, classes))
+                z[np.arange(n), y] += 1.5
+            written[arm, i] = (z.astype(np.float32), y)
+            writer.outputs(arm, i, *written[arm, i])
+    return written
+
+
+def _texts(figure):
+    return [text.get_text() for axis in figure.axes for text in axis.texts]
+
+
+def _marked(axis, marker):
+    """Data of the lines with a marker."""
+    return [line.get_xydata() for line in axis.get_lines() if line.get_marker() == marker]
+
+
+# Every figure -----------------------------------------------------------------------------------
+
+
+def _odd_studies(study, hostile):
+    yield "one seed", study(seeds=1).build()
+    yield "one arm", study({"ce": 0.0}).build()
+    yield "no search", study().build(search=False)
+    yield "no confirmation", study().build(confirm=False)
+    empty = study()
+    empty.write("study.json", empty.study)
+    yield "nothing yet", empty.folder
+    lost = study(seeds=3)
+    lost.build()
+    for arm in lost.effects:
+        for seed in range(3):
+            lost.diverge(arm, "selected", seed)
+    yield "all diverged", lost.folder
+    many = study({f"{i} {hostile}"[:70]: 0.01 * i for i in range(7)}, seeds=2, trials=4)
+    many.build()
+    _outputs(many, list(many.effects)[:6], 2, n=60)
+    yield "seven hostile arms", many.folder
+
+
+def test_each_figure_draws_or_says_none(study, messy, tmp_path):
+    from losslab.analysis.frames import frames_from_folder
+
+    hostile = list(messy.effects)[1]
+    _outputs(messy, ["ce", hostile], 3, n=80)
+    messy.diverge(hostile, "selected", 2)
+    drawn = set()
+    for name, folder in [("messy", messy.folder), *_odd_studies(study, hostile)]:
+        frames = frames_from_folder(folder)
+        for each in catalogue.STUDY_FIGURES:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                figure = each.draw(frames)
+                if figure is None:
+                    continue
+                drawn.add(each.name)
+                caption = each.caption(frames)
+                figure.draw_without_rendering()
+            assert caption.endswith((".", "?"))
+            assert "nan" not in caption, (name, each.name)
+            if name in ("no confirmation", "nothing yet"):
+                assert each.name in ("search", "slices", "best_of_k", "parallel_coordinates")
+    assert {each.name for each in catalogue.STUDY_FIGURES} - drawn == {
+        "class_recall", "importances", "response",
+    }  # fmt: skip
+    save(figures.seeds_figure(messy.frames()), tmp_path, "seeds")
+    assert (tmp_path / "seeds.pdf").stat().st_size > 1000
+
+
+def test_catalogue_names_are_files_and_unique():
+    listed = [*catalogue.STUDY_FIGURES, *catalogue.SEVERAL_FIGURES]
+    names = [each.name for each in listed]
+    assert len(set(names)) == len(names)
+    assert all(name.replace("_", "").isalpha() for name in names)
+    assert all(each.title for each in listed)
+
+
+# Confirmation -----------------------------------------------------------------------------------
+
+
+def test_seeds_are_the_runs_and_bars_their_intervals(study):
+    frames_of = study({"ce": 0.0}, seeds=5)
+    frames_of.build(search=False)
+    frames = frames_of.frames()
+    (axis,) = figures.seeds_figure(frames).axes
+    runs = frames.confirmation.set_index("variant")["test/average_precision"]
+    points = [c.get_offsets()[:, 0] for c in axis.collections if len(c.get_offsets())]
+    for variant, drawn in zip(("selected", "defaults"), points, strict=True):
+        assert sorted(drawn) == pytest.approx(sorted(runs[variant]))
+    bar = next(line for line in axis.get_lines() if len(line.get_xdata()) == 2)
+    estimate = mean_interval(runs["selected"])
+    assert bar.get_xdata() == pytest.approx([estimate.low, estimate.high])
+
+
+def test_an_interval_beyond_what_the_metric_can_be_ends_with_an_arrow(study):
+    writer = study({"ce": 0.0}, seeds=3)
+    writer.build(search=False)
+    for seed, value in enumerate((0.99, 0.98, 0.1)):
+        writer.confirmation("ce", "selected", seed, value)
+    frames = writer.frames()
+    (axis,) = figures.seeds_figure(frames).axes
+    left, right = axis.get_xlim()
+    assert left > -0.1
+    assert right < 1.1
+    assert _marked(axis, ">")
+    assert _marked(axis, "<")
+
+
+def test_probability_of_outperforming_stands_beside_each_arm(study):
+    writer = study({"ce": 0.0, "focal": 0.05}, seeds=6)
+    writer.build(search=False)
+    assert "1.00\nundecided" in _texts(figures.differences_figure(writer.frames()))
+    assert "6 pairs" in seeds.differences_caption(writer.frames())
+
+
+def test_more_than_four_arms_have_panels_with_the_baseline_in_grey(study):
+    writer = study({name: 0.01 * i for i, name in enumerate("abcdef")}, seeds=2)
+    writer.build(search=False)
+    frames = writer.frames()
+    figure = figures.learning_curves_figure(frames)
+    assert len(figure.axes) == 6
+    curves = frames.epochs.groupby(["arm", "variant", "epoch"])["val/average_precision"].mean()
+    for axis, arm in zip(figure.axes, "abcdef", strict=True):
+        *grey, own = axis.get_lines()
+        np.testing.assert_allclose(own.get_ydata(), curves[arm, "selected"])
+        assert own.get_color() == BLUE
+        assert len(grey) == (arm != "a")
+        if grey:
+            np.testing.assert_allclose(grey[0].get_ydata(), curves["a", "selected"])
+
+
+# The search -------------------------------------------------------------------------------------
+
+
+def test_search_points_are_the_trials_and_the_ring_is_the_selected_one(study):
+    writer = study({"ce": 0.0})
+    writer.build(confirm=False)
+    frames = writer.frames()
+    (axis,) = search.search_figure(frames).axes
+    trials = frames.trials[frames.trials["phase"] == "search"].set_index("trial")
+    complete = trials[(trials["state"] == "complete") & (trials.index != 0)]
+    first = axis.get_lines()[0].get_xydata()
+    expected = complete[["params.training.learning_rate", "value"]].to_numpy(float)
+    np.testing.assert_allclose(np.sort(first, axis=0), np.sort(expected, axis=0))
+    ring = axis.get_lines()[-1].get_xydata()
+    chosen = trials.loc[frames.selected["trial"].iloc[0]]
+    assert ring.ravel() == pytest.approx([chosen["params.training.learning_rate"], chosen["value"]])
+    assert axis.get_xscale() == "log"
+
+
+def test_each_repeat_has_its_own_selected_trial(study):
+    writer = study({"ce": 0.0})
+    writer.build(confirm=False)
+    for file in writer.folder.glob("arms/arm-0/trial-*.json"):
+        record = writer.read(f"arms/arm-0/{file.name}")
+        record |= {"repeat": 1, "key": record["key"].replace("arm-0/", "arm-0/repeat-001/")}
+        writer.write(f"arms/arm-0/repeat-001/{file.name}", record)
+    selected = writer.read("arms/arm-0/selected.json")
+    writer.write("arms/arm-0/repeat-001/selected.json", {**selected, "trial": 0})
+    writer.study["repeats"] = 2
+    writer.write("study.json", writer.study)
+    frames = writer.frames()
+    trials = search.search_trials(frames)
+    chosen = trials[search.is_selected(frames, trials)]
+    found = sorted(zip(chosen["repeat"], chosen["trial"], strict=True))
+    assert found == [(0, selected["trial"]), (1, 0)]
+
+
+def test_slices_have_a_row_for_each_arm_and_a_column_for_each_parameter(study):
+    writer = study()
+    writer.build(confirm=False)
+    figure = search.slices_figure(writer.frames())
+    assert len(figure.axes) == 3 * 2
+    labels = {axis.get_xlabel() for axis in figure.axes} - {""}
+    assert labels == {"a", "learning rate"}
+
+
+def test_best_of_k_is_the_estimate_for_random_search_and_the_best_so_far_else(study):
+    writer = study({"ce": 0.0}, trials=12)
+    writer.study["resolved"] = {"search": {"sampler": "random"}}
+    writer.build(confirm=False)
+    frames = writer.frames()
+    trials = frames.trials[frames.trials["phase"] == "search"].sort_values("trial")
+    worst = trials["value"].min()
+    (axis,) = budgets.best_of_k_figure(frames).axes
+    drawn = trials["value"].fillna(worst).to_numpy()[1:]  # the defaults are no draw
+    expected = expected_best(drawn)["expected"]
+    np.testing.assert_allclose(axis.get_lines()[0].get_ydata(), expected)
+    assert "Dodge" in budgets.best_of_k_caption(frames)
+
+    writer.study["resolved"] = {"search": {"sampler": "tpe"}}
+    writer.write("study.json", writer.study)
+    frames = writer.frames()
+    (axis,) = budgets.best_of_k_figure(frames).axes
+    complete = trials["value"].where(trials["state"] == "complete", worst)
+    np.testing.assert_allclose(axis.get_lines()[0].get_ydata(), complete.cummax())
+    assert "learns from its trials" in budgets.best_of_k_caption(frames)
+
+
+def test_importances_and_response_of_a_long_enough_search(study):
+    writer = study({"ce": 0.0, "short": 0.0}, trials=40)
+    writer.build(confirm=False)
+    for file in sorted(writer.folder.glob("arms/arm-1/trial-*.json"))[4:]:
+        file.unlink()
+    frames = writer.frames()
+    table = response.importance_table(frames).table
+    assert list(table.index) == ["ce"]
+    assert table.columns[0] == "training.learning_rate"
+    texts = _texts(response.importances_figure(frames))
+    assert texts == [f"{value:.2f}" for value in table.iloc[0]]
+    assert "short: importances by fanova need 10" in response.importances_caption(frames)
+    axis = response.response_figure(frames).axes[0]
+    own = frames.trials.query("arm == 'ce' and phase == 'search' and state == 'complete'")
+    dots = axis.collections[1].get_offsets()
+    columns = ["params.training.learning_rate", "params.loss.a"]
+    np.testing.assert_allclose(np.sort(dots, axis=0), np.sort(own[columns], axis=0))
+    surface = axis.collections[0].get_array().compressed()
+    assert own["value"].min() <= surface.min()
+    assert surface.max() <= own["value"].max()
+
+
+# Per-example outputs ----------------------------------------------------------------------------
+
+
+def test_precision_recall_is_the_mean_of_the_runs_steps(study):
+    writer = study({"ce": 0.0, "focal": 0.0}, seeds=3)
+    writer.build(search=False)
+    written = _outputs(writer, ["ce", "focal"], 3)
+    (axis,) = ranking.precision_recall_figure(writer.frames()).axes
+    for line, arm in zip(axis.get_lines(), ("ce", "focal"), strict=False):
+        runs = [written[arm, i] for i in range(3)]
+        curves = [precision_at(np.sort(z[y == 1]), np.sort(z[y == 0]), RECALLS) for z, y in runs]
+        np.testing.assert_allclose(line.get_ydata(), np.mean(curves, axis=0))
+    (axis,) = ranking.roc_figure(writer.frames()).axes
+    for line in axis.get_lines()[:2]:
+        assert (np.diff(line.get_ydata()) >= 0).all()
+
+
+def test_reliability_points_are_the_bins(study):
+    writer = study({"ce": 0.0}, seeds=1)
+    writer.build(search=False)
+    z, y = _outputs(writer, ["ce"], 1)["ce", 0]
+    (axis,) = calibration.reliability_figure(writer.frames()).axes
+    p = 1 / (1 + np.exp(-z.astype(float)))
+    count, confidence, outcome = reliability_bins(y, p)
+    some = count > 0
+    points = next(line for line in axis.get_lines() if line.get_marker() == "s")
+    np.testing.assert_allclose(points.get_xdata(), confidence[some])
+    np.testing.assert_allclose(points.get_ydata(), outcome[some])
+    bars = [bar for bar in axis.patches if bar.get_facecolor()[0] == pytest.approx(float(PALE))]
+    assert [bar.get_height() for bar in bars] == pytest.approx(count / count.sum())
+
+
+def test_temperature_takes_recorded_metrics_first(study):
+    writer = study({"ce": 0.0}, seeds=2)
+    writer.build(search=False)
+    _outputs(writer, ["ce"], 2)
+    from_outputs = calibration.temperature_figure(writer.frames()).axes[0]
+    assert len(_marked(from_outputs, "s")) == 1
+    for seed in range(2):
+        name = f"confirm/arm-0/selected-{seed:04d}.json"
+        record = writer.read(name)
+        record["metrics"] |= {"test/ece": 0.2 + 0.1 * seed, "test_calibrated/ece": 0.05}
+        writer.write(name, record)
+    recorded = calibration.temperature_figure(writer.frames()).axes[0]
+    assert _marked(recorded, "s")[0][0, 0] == pytest.approx(0.25)
+    assert _marked(recorded, "o")[0][0, 0] == pytest.approx(0.05)
+
+
+def test_class_recall_goes_by_training_rows(study):
+    writer = study({"ce": 0.0, "focal": 0.02}, seeds=3)
+    counts = [500 // (k + 1) for k in range(12)]
+    writer.study["dataset"] |= {
+        "class_names": [str(k) for k in range(12)],
+        "splits": {"train": {"class_counts": counts}},
+    }
+    writer.build(search=False)
+    frames = writer.frames()
+    (axis,) = classes.class_recall_figure(frames).axes
+    runs = frames.confirmation.query("arm == 'focal' and variant == 'selected'")
+    expected = {n: runs[f"test/recall/{k}"].mean() for k, n in enumerate(counts)}
+    line = axis.get_lines()[1]
+    assert dict(zip(line.get_xdata(), line.get_ydata(), strict=True)) == pytest.approx(expected)
+    assert axis.get_xscale() == "log"
+    two = study({"ce": 0.0})
+    two.study["dataset"] |= {
+        "class_names": ["0", "1"],
+        "splits": {"train": {"class_counts": [9, 1]}},
+    }
+    two.build(search=False)
+    assert classes.class_recall_figure(two.frames()) is None
+
+
+def test_margins_and_norms_are_shares(study):
+    writer = study({"ce": 0.0}, seeds=2)
+    writer.build(search=False)
+    written = _outputs(writer, ["ce"], 2)
+    for draw in (classes.margins_figure, classes.gradient_norms_figure):
+        (axis,) = draw(writer.frames()).axes
+        stairs = [p.get_data() for p in axis.patches if hasattr(p, "get_data")]
+        for each in stairs:
+            assert np.nansum(each.values) == pytest.approx(1)
+    # the norms of the rarer class, by a naive histogram
+    positive = np.concatenate([z[y == 1] for z, y in written.values()]).astype(float)
+    expected = np.histogram(1 - 1 / (1 + np.exp(-positive)), 30, (0, 1))[0] / len(positive)
+    np.testing.assert_allclose(np.nan_to_num(stairs[1].values), expected)
+
+
+def test_thresholds_are_the_rules(study):
+    writer = study({"ce": 0.0}, seeds=2)
+    writer.build(search=False)
+    written = _outputs(writer, ["ce"], 2)
+    (axis,) = thresholds.threshold_figure(writer.frames()).axes
+    default, corrected = _marked(axis, "o")[0], _marked(axis, "D")[0]
+    runs = written.values()
+    expected = np.mean([balanced_accuracy_score(y, z > 0) for z, y in runs])
+    assert default[0, 0] == pytest.approx(expected)
+    prior = np.log(1 / 9)  # the writer's training counts are 9 and 1
+    expected = np.mean([balanced_accuracy_score(y, z > prior) for z, y in runs])
+    assert corrected[0, 0] == pytest.approx(expected)
+
+
+def test_damaged_outputs_leave_the_run_out(study):
+    writer = study({"ce": 0.0}, seeds=2)
+    writer.build(search=False)
+    _outputs(writer, ["ce"], 2)
+    (writer.folder / "confirm/arm-0/selected-0000.npz").write_bytes(b"no archive")
+    figure = ranking.precision_recall_figure(writer.frames())
+    assert "n = 1 runs an arm" in ranking.precision_recall_caption(writer.frames())
+    assert figure is not None
+
+
+# The class-balanced paper -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", class_balanced_figures.GRIDS.values())
+def test_error_grids_show_every_published_number(name):
+    table = published(name)
+    figure = class_balanced_figures.grid_figure(table)
+    assert sorted(_texts(figure)) == sorted(f"{value:.1f}" for value in table["error_pct"])
+    for axis, (_, panel) in zip(
+        figure.axes, sorted(table.groupby("imbalance_factor"), reverse=True), strict=True
+    ):
+        bold = {t.get_text() for t in axis.texts if t.get_weight() == "bold"}
+        assert bold == {f"{panel['error_pct'].min():.1f}"}
