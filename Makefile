@@ -63,7 +63,7 @@ build/types: Makefile
 	@for room in losses datasets experiments analysis; do ln -s ../../../$$room $@/losslab/; done
 
 bench: $(READY) ## measure speed; prints ratios
-	@for what in losses studies; do $(BIN)/python benchmarks/$$what.py || exit $$?; done
+	@for what in losses studies frames; do $(BIN)/python benchmarks/$$what.py || exit $$?; done
 
 clean: ## remove the virtual environment, caches and build output; runs/ is kept
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -44,7 +44,7 @@ def key_values(
     values |= {"Best": best, "BestMean": number(line["mean"], digits), "BestRuns": str(line["n"])}
     if not math.isnan(line["half_width"]):
         values["BestHalfWidth"] = number(line["half_width"], digits)
-    compared = best
+    compared: str | None = best
     if best == frames.study["baseline"]:  # then the difference is that of the nearest arm
         compared = best_arm(judged.drop(index=best))
     line = judged.loc[compared] if compared is not None else line

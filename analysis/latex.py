@@ -3,8 +3,10 @@
 The result compiles with pdflatex (UTF-8 input, its default) and needs no package.
 """
 
+import re
 import unicodedata
 
+_CODE_POINT = re.compile(r"U\+[0-9A-F]{4,6}(?=U\+)")
 _LONG, _PIECE = 20, 11  # letters of a word that may break, and between its breaks
 
 _SPECIAL = {
@@ -126,7 +128,7 @@ def breakable(text: str) -> str:
 
 
 def _breakable(word: str) -> str:
-    if len(word) <= _LONG:
-        return escape(word)
-    parts = [word[i : i + _PIECE] for i in range(0, len(word), _PIECE)]
-    return "\\allowbreak{}".join(escape(part) for part in parts)
+    pieces = [escape(word[i : i + _PIECE]) for i in range(0, len(word), _PIECE)]
+    whole = "\\allowbreak{}".join(pieces) if len(word) > _LONG else "".join(pieces)
+    # letters printed as code points make a long word of a short one
+    return _CODE_POINT.sub(r"\g<0>\\allowbreak{}", whole)

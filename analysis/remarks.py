@@ -40,8 +40,9 @@ def _searches(frames: StudyFrames) -> str:
             f"difference is between the losses as {counted(budget, 'training')} tune them, not "
             f"between single configurations."
         )
+    each = f" ({counted(budget, 'training')} each)" if budget else ""
     return (
-        f"There was one search per arm ({counted(budget, 'training')} each): the difference is "
+        f"There was one search per arm{each}: the difference is "
         f"between the selected configurations, not between the losses. Another search may select "
         f"others and end otherwise; search.repeats measures that."
     )

@@ -13,6 +13,7 @@ from losslab.analysis.layouts import Cell, Layout, results_layout, sweep_layout
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]#|~$!])")
 _LIST = re.compile(r"^(\d*)([-+.)])(?=[\s-]|$)")
+_LONG_WORD = re.compile(r"\S{24}(?=\S)")  # what a column's head breaks a name after
 LATEX_ROWS = 40  # rows of one float: more do not fit a page with their caption
 _CAPTION = 2000  # letters of a caption; the rest of it goes below the table
 _WIDE = 24  # letters from which a column of words is set in lines
@@ -43,13 +44,16 @@ def to_html(table: pd.DataFrame | Layout, label: str | None = None) -> str:
     lines = [f'<table id="{_text(label)}">' if label else "<table>"]
     lines.append(f"<caption>{_text(layout.caption)}</caption>")
     heads = (
-        f'<th scope="col"{_align(j, layout)}>{_text(text)}</th>'
+        f'<th scope="col"{_style(text, j, layout)}>{_text(text)}</th>'
         for j, text in enumerate(layout.header)
     )
     lines += ["<thead>", f"<tr>{''.join(heads)}</tr>", "</thead>", "<tbody>"]
     for row in layout.rows:
-        cells = [f'<th scope="row"{_align(0, layout)}>{_marked(row[0])}</th>']
-        cells += [f"<td{_align(j, layout)}>{_marked(c)}</td>" for j, c in enumerate(row[1:], 1)]
+        cells = [f'<th scope="row"{_style(row[0].text, 0, layout)}>{_marked(row[0])}</th>']
+        cells += [
+            f"<td{_style(cell.text, j, layout, whole=True)}>{_marked(cell)}</td>"
+            for j, cell in enumerate(row[1:], 1)
+        ]
         lines.append(f"<tr>{''.join(cells)}</tr>")
     return "\n".join([*lines, "</tbody>", "</table>"]) + "\n"
 
@@ -110,9 +114,13 @@ def _marked(cell: Cell) -> str:
     return f"<strong>{_text(cell.text)}</strong>" if cell.bold else _text(cell.text)
 
 
-def _align(column: int, layout: Layout) -> str:
+def _style(text: str, column: int, layout: Layout, whole: bool = False) -> str:
+    """The side that a cell is set to; numbers stay `whole`, on one line."""
     side = "left" if column in layout.left else "right"
-    return f' style="text-align: {side}"'
+    lines = "; white-space: nowrap" if whole and side == "right" else ""
+    # a name of one very long word would push every number off the page
+    broken = "; overflow-wrap: anywhere" if _LONG_WORD.search(text) else ""
+    return f' style="text-align: {side}{lines}{broken}"'
 
 
 def _float(layout: Layout, rows: Sequence[Sequence[Cell]], part: int, label: str) -> str:
@@ -190,6 +198,7 @@ def _stacked(text: str, side: str) -> str:
     """A column's head in lines of some 14 letters, so that numbers set the column's width."""
     # an arrow stays with the word before it, and an interval's brackets stay whole
     text = re.sub(r" ([↑↓])", "\u00a0\\1", text).replace("95 % CI", "95\u00a0%\u00a0CI")
+    text = _LONG_WORD.sub(r"\g<0> ", text)
     lines = wrap(text, 14, break_long_words=False, break_on_hyphens=False) or [""]
     # A line that begins with a bracket would be read as the length that \\\\ may be given.
     guarded = (("{}" if line[0:1] in "[*" else "") + latex.escape(line) for line in lines)

@@ -140,7 +140,7 @@ class Tracker:
 
         Where the store is away this gives up after some seconds.
         """
-        writes = [self._close_part, partial(self._terminate, status)]
+        writes: list[Callable[[], None]] = [self._close_part, partial(self._terminate, status)]
         self._writer.submit(self._round, writes, last=True)
         self._writer.shutdown(wait=True)
 

@@ -146,8 +146,8 @@ def run_with_progress(
     for line in where(folder / "report" / "report.html"):
         out.print(line, soft_wrap=True, markup=False, highlight=False)
     if tracking_uri != "none":
-        where = tracking_uri or f"losslab ui --home {folder.parent}"
-        out.print(f"every run, in MLflow: {where}", soft_wrap=True, highlight=False)
+        store = tracking_uri or f"losslab ui --home {folder.parent}"
+        out.print(f"every run, in MLflow: {store}", soft_wrap=True, highlight=False)
 
 
 def dry_run(source: str, overrides: Sequence[str], home: str | None, workers: int | None) -> str:

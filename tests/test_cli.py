@@ -270,6 +270,38 @@ def test_report_and_export_write_files(told, home, tmp_path):
             assert len(read(file)) == rows
 
 
+def test_every_frame_exports_from_the_folder_and_from_a_store(told, home, tmp_path, monkeypatch):
+    import pandas as pd
+
+    monkeypatch.setenv("LOSSLAB_CACHE", str(tmp_path / "cache"))
+    store = f"sqlite:///{home / 'mlflow.db'}"
+    for frame in ("confirmation", "trials", "epochs", "selected", "ledger", "arms", "long"):
+        one, other = tmp_path / f"{frame}.parquet", tmp_path / f"{frame}-mlflow.parquet"
+        told("export", "small", one, "--frame", frame, "--home", home)
+        told("export", "small", other, "--frame", frame, "--tracking-uri", store)
+        pd.testing.assert_frame_equal(pd.read_parquet(one), pd.read_parquet(other))
+    file = tmp_path / "cells.csv"
+    told("export", "small", file, "--frame", "long", "--home", home)
+    head, *lines = file.read_text().splitlines()
+    assert all(name.isalpha() and name.isascii() for name in head.split(","))
+    assert {line.replace("{,}", "").count(",") for line in lines} == {head.count(",")}
+    assert not re.search(r"(?<!\\)[_%&#]", "\n".join(lines))
+
+
+def test_a_store_that_is_not_there_is_bad_input(home, tmp_path, capsys):
+    for uri in (
+        f"sqlite:///{tmp_path}/none.db",
+        "http://127.0.0.1:9",
+        f"sqlite:///{home}/mlflow.db",
+    ):
+        study = "small" if "mlflow.db" not in uri else "other"
+        assert main(["export", study, str(tmp_path / "x.csv"), "--tracking-uri", uri]) == 2
+        told = capsys.readouterr().err
+        assert told.startswith("losslab: ")
+        assert "Traceback" not in told
+    assert not (tmp_path / "none.db").exists()
+
+
 def test_the_ui_is_bound_to_this_machine(home, monkeypatch, capsys):
     calls = []
 

@@ -25,7 +25,7 @@ def _tree():
 
 
 def _sources(folder):
-    kinds = (".py", ".yaml", ".csv", ".typed")
+    kinds = (".py", ".yaml", ".csv", ".typed", ".jinja", ".css")
     return [p for p in folder.rglob("*") if p.suffix in kinds and "__pycache__" not in p.parts]
 
 
@@ -89,6 +89,7 @@ def test_the_wheel_holds_the_tree_and_nothing_else(wheel):
     assert {"losslab/py.typed", "losslab/losses/focal.py", "losslab/__main__.py"} <= names
     assert "losslab/experiments/studies/quickstart.yaml" in names
     assert "losslab/experiments/models/mlp.py" in names
+    assert "losslab/analysis/report/templates/study.html.jinja" in names
     assert sum(name.endswith(".csv") for name in names) >= 26
 
 

@@ -1,23 +1,43 @@
 """Figures of any study, each by itself: frames in, a matplotlib figure or None out.
 
-`catalogue.STUDY_FIGURES` lists them with titles and captions; docs/figures.md shows them.
+`catalogue` lists them with titles and captions; docs/figures.md says what each one shows.
 """
 
-from losslab.analysis.figures.learning import learning_curves_figure
-from losslab.analysis.figures.search import (
-    parallel_coordinates_figure,
-    search_figure,
-    slices_figure,
+from losslab.analysis.figures import catalogue, levels, several
+from losslab.analysis.figures.budgets import best_of_k_figure
+from losslab.analysis.figures.calibration import reliability_figure, temperature_figure
+from losslab.analysis.figures.classes import (
+    class_recall_figure,
+    gradient_norms_figure,
+    margins_figure,
 )
+from losslab.analysis.figures.learning import learning_curves_figure
+from losslab.analysis.figures.parallel import parallel_coordinates_figure
+from losslab.analysis.figures.ranking import precision_recall_figure, roc_figure
+from losslab.analysis.figures.response import importances_figure, response_figure
+from losslab.analysis.figures.search import search_figure, slices_figure
 from losslab.analysis.figures.seeds import differences_figure, seeds_figure
-from losslab.analysis.tables import compared_arms
+from losslab.analysis.figures.thresholds import threshold_figure
 
 __all__ = [
-    "compared_arms",
+    "best_of_k_figure",
+    "catalogue",
+    "class_recall_figure",
     "differences_figure",
+    "gradient_norms_figure",
+    "importances_figure",
     "learning_curves_figure",
+    "levels",
+    "margins_figure",
     "parallel_coordinates_figure",
+    "precision_recall_figure",
+    "reliability_figure",
+    "response_figure",
+    "roc_figure",
     "search_figure",
     "seeds_figure",
+    "several",
     "slices_figure",
+    "temperature_figure",
+    "threshold_figure",
 ]

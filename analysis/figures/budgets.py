@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from losslab.analysis.figures.parts import (
     arm_panels,
@@ -56,7 +57,7 @@ def best_of_k_figure(frames: StudyFrames) -> Figure | None:
     label_outer(axes, columns_of(axes), "trials k", label)
     _limit(axes, list(curves.values()))
     for axis in axes:
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], integer=True))
     return figure
 
 

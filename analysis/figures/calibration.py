@@ -133,11 +133,11 @@ def _before_and_after(frames: StudyFrames, name: str) -> dict[str, tuple[np.ndar
             arm: tuple(own[c].to_numpy(float) for c in columns)
             for arm in frames.arms
             if len(own := known[known["arm"] == arm])
-        }  # type: ignore[misc]
+        }
     return {
         arm: tuple(np.array([getattr(run, name) for run in own]).T)
         for arm, own in run_summaries(frames).items()
-    }  # type: ignore[misc]
+    }
 
 
 def _reliability(

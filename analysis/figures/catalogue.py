@@ -11,6 +11,7 @@ from losslab.analysis.figures import (
     classes,
     learning,
     levels,
+    parallel,
     ranking,
     response,
     search,
@@ -80,8 +81,8 @@ STUDY_FIGURES: tuple[StudyFigure, ...] = (
     StudyFigure(
         "parallel_coordinates",
         "Parallel coordinates of the search",
-        search.parallel_coordinates_figure,
-        search.parallel_coordinates_caption,
+        parallel.parallel_coordinates_figure,
+        parallel.parallel_coordinates_caption,
     ),
     StudyFigure(
         "precision_recall",

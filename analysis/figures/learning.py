@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from losslab.analysis.figures.parts import (
     any_diverged,
@@ -48,7 +49,7 @@ def learning_curves_figure(frames: StudyFrames) -> Figure | None:
     label_outer(axes, columns_of(axes), "epoch", f"{metric}\non validation")
     for axis in axes:
         axis.margins(x=0.02)
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], integer=True))
     _limit(axes, curves)
     return figure
 

@@ -208,7 +208,7 @@ def _crossing(axis: Axes, crossing: Crossover) -> None:
         words = crossing.reason
         axis.text(0.04, 0.96, words, transform=axis.transAxes, va="top", fontsize=6.5, color="0.3")
         return
-    line = {"color": DARK, "zorder": 4}
+    line: dict[str, Any] = {"color": DARK, "zorder": 4}
     if np.isfinite(crossing.low):
         axis.plot([crossing.low, crossing.high], [0, 0], linewidth=2.2, **line)
         for end, is_open, arrow in (

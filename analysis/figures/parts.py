@@ -51,7 +51,7 @@ def arm_panels(
         return figure, axes
     baseline = frames.study["baseline"]
     figure, axes, _ = panel_grid(len(arms), ratio=0.8)
-    grey = {"color": LIGHT, "linestyle": (0, (4, 1.5)), "linewidth": 1.0}
+    grey: dict[str, Any] = {"color": LIGHT, "linestyle": (0, (4, 1.5)), "linewidth": 1.0}
     for axis, arm in zip(axes, arms, strict=True):
         if arm != baseline and baseline in arms:
             draw(axis, baseline, grey)

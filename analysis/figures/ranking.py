@@ -1,6 +1,7 @@
 """Precision-recall and ROC curves of the selected configurations, with bands over run seeds."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -73,7 +74,12 @@ def roc_figure(frames: StudyFrames) -> Figure | None:
         float(np.interp(0.05, rates, np.nanmean([run.sensitivity for run in runs], axis=0)))
         for runs in _ranked(frames).values()
     ]
-    chance = {"color": LIGHT, "linewidth": 0.8, "linestyle": (0, (1, 1)), "zorder": 1}
+    chance: dict[str, Any] = {
+        "color": LIGHT,
+        "linewidth": 0.8,
+        "linestyle": (0, (1, 1)),
+        "zorder": 1,
+    }
     for axis in figure.axes:
         axis.plot(rates, rates, **chance)
         if np.median(early) > 0.9:

@@ -28,7 +28,6 @@ from losslab.analysis.layouts import metric_words
 from losslab.analysis.remembering import once
 from losslab.analysis.style import PAGE, new_figure, plain, print_style
 from losslab.errors import BadInput
-from losslab.experiments.importances import FEWEST, importances
 
 _MOST_ARMS = 12
 _MOST_TRIALS = 150  # that fANOVA is given: its time grows with their square
@@ -53,6 +52,8 @@ def importance_table(frames: StudyFrames) -> Importances:
     PED-ANOVA where every arm has the 50 trials that it needs, else fANOVA (at most 150 trials an
     arm, evenly out of their order). Arms that search nothing are left out.
     """
+    from losslab.experiments.importances import FEWEST, importances  # Optuna takes a second
+
     trials = _complete(frames)
     arms = [arm for arm in frames.arms if tuned_columns(trials[trials["arm"] == arm])]
     sizes = {arm: int((trials["arm"] == arm).sum()) for arm in arms}

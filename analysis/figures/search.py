@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 
 from losslab.analysis.figures.parts import (
     BLUE,
@@ -44,7 +44,7 @@ def search_figure(frames: StudyFrames, parameter: str = "learning_rate") -> Figu
     A trial without a value (pruned or diverged before its first) stands on the lower edge. Falls
     back on the first tuned parameter; None where nothing was searched.
     """
-    trials = _marked(frames)
+    trials = marked_trials(frames)
     column = _parameter_column(trials, parameter)
     if column is None:
         return None
@@ -55,7 +55,7 @@ def search_figure(frames: StudyFrames, parameter: str = "learning_rate") -> Figu
         _panel(axis, own[own[column].notna()], column)
         axis.set_title(arm_words(f"{arm},", f"n = {len(own)}"), loc="left")
     scale_parameter(axes, frames, column, trials)
-    label_outer(axes, across, parameter_word(column), _objective(frames))
+    label_outer(axes, across, parameter_word(column), objective_words(frames))
     legend_below(figure, _state_handles(trials), columns=2 if len(arms) == 1 else 5)
     return figure
 
@@ -70,7 +70,7 @@ def slices_figure(frames: StudyFrames) -> Figure | None:
     arms, columns = _slices(frames)
     if not columns:
         return None
-    trials = _marked(frames)
+    trials = marked_trials(frames)
     width = PAGE if len(columns) > 2 else (COLUMN if len(columns) == 1 else PAGE * 0.7)
     figure, axes = new_figure(
         width, 0.9 + (1.25 if len(arms) <= 4 else 0.95) * len(arms), len(arms), len(columns),
@@ -89,7 +89,9 @@ def slices_figure(frames: StudyFrames) -> Figure | None:
     for position, column in enumerate(columns):
         scale_parameter(list(grid[:, position]), frames, column, trials)
         grid[-1, position].set_xlabel(parameter_word(column))
-    legend_below(figure, _state_handles(trials), f"vertical: {_objective(frames, ' ')}", columns=5)
+    legend_below(
+        figure, _state_handles(trials), f"vertical: {objective_words(frames, ' ')}", columns=5
+    )
     return figure
 
 
@@ -100,10 +102,10 @@ def slices_caption(frames: StudyFrames) -> str:
     sizes = [int((trials["arm"] == arm).sum()) for arm in arms]
     left = len(frames.arms) - len(arms)
     return (
-        f"Objective ({_objective(frames, ' ')}) of every search trial against each hyper-parameter "
-        f"({counted('trials', sizes)} an arm). Pruned and diverged trials are at their last value, "
-        "on the lower edge where they have none; the ring is the selected trial. The other "
-        "hyper-parameters vary along."
+        f"Objective ({objective_words(frames, ' ')}) of every search trial against each "
+        f"hyper-parameter ({counted('trials', sizes)} an arm). Pruned and diverged trials are at "
+        "their last value, on the lower edge where they have none; the ring is the selected trial. "
+        "The other hyper-parameters vary along."
         + (f" {left} arms without room or without a search are left out." if left else "")
     )
 
@@ -114,53 +116,9 @@ def search_caption(frames: StudyFrames) -> str:
     sizes = [int((trials["arm"] == arm).sum()) for arm in trials["arm"].unique()]
     column = _parameter_column(trials, "learning_rate") or ""
     return (
-        f"Objective ({_objective(frames, ' ')}) of every search trial against the "
+        f"Objective ({objective_words(frames, ' ')}) of every search trial against the "
         f"{parameter_word(column)}, {counted('trials', sizes)} an arm; trials without a value "
         "stand on the lower edge."
-    )
-
-
-@print_style()
-def parallel_coordinates_figure(frames: StudyFrames) -> Figure | None:
-    """Each trial as a line over all its hyper-parameters to its objective, one panel per arm.
-
-    The best fifth of an arm's trials is dark, the selected one thick, the others light; at most 150
-    trials an arm. None where no arm searches two hyper-parameters.
-    """
-    trials = _marked(frames)
-    trials = trials[(trials["state"] == "complete") & trials["value"].notna()]
-    arms = [
-        arm
-        for arm in frames.arms
-        if len(tuned_columns(trials[trials["arm"] == arm])) > 1
-    ][:MOST_ARMS]  # fmt: skip
-    if not arms:
-        return None
-    across = 1 if len(arms) == 1 else 2
-    down = -(-len(arms) // across)
-    figure, axes = new_figure(COLUMN if across == 1 else PAGE, 0.5 + 1.75 * down, down, across)
-    for axis in axes[len(arms) :]:
-        axis.remove()
-    for axis, arm in zip(axes, arms, strict=False):
-        own = trials[trials["arm"] == arm]
-        _parallel_panel(axis, frames, own)
-        axis.set_title(arm_words(f"{arm},", f"n = {len(own)}"), loc="left", pad=12)
-    handles = [
-        Line2D([], [], color=DARK, lw=2, label="selected"),
-        Line2D([], [], color=BLUE, lw=0.9, label="best fifth of the trials"),
-        Line2D([], [], color="0.8", lw=0.6, label="other complete trials"),
-    ]
-    legend_below(figure, handles, columns=3 if across > 1 else 2)
-    return figure
-
-
-def parallel_coordinates_caption(frames: StudyFrames) -> str:
-    """What `parallel_coordinates_figure` shows."""
-    return (
-        "Every complete search trial as a line from hyper-parameter to hyper-parameter and to its "
-        f"objective ({_objective(frames, ' ')}, best at the top). The axes span the searched "
-        "ranges, logarithmic where the search is; numbers are their ends. At most 150 trials an "
-        "arm are drawn, the best fifth dark."
     )
 
 
@@ -201,7 +159,7 @@ def scale_parameter(
     elif (trials[column].dropna() > 0).all() and is_log(frames, column):
         for axis in axes:
             axis.set_xscale("log")
-            axis.xaxis.get_major_locator().set_params(numticks=5)
+            axis.xaxis.set_major_locator(LogLocator(numticks=5))
             axis.xaxis.set_minor_locator(NullLocator())  # most of the time of drawing
 
 
@@ -260,7 +218,8 @@ def _slices(frames: StudyFrames) -> tuple[list[str], list[str]]:
     return [arm for arm in frames.arms if arm in known][:MOST_ARMS], columns
 
 
-def _marked(frames: StudyFrames) -> pd.DataFrame:
+def marked_trials(frames: StudyFrames) -> pd.DataFrame:
+    """The search trials with a column `selected`."""
     trials = search_trials(frames)
     return trials.assign(selected=is_selected(frames, trials))
 
@@ -288,56 +247,6 @@ def _panel(axis: Axes, own: pd.DataFrame, column: str) -> None:
     axis.plot(chosen[column], chosen["value"], ls="", **ring)
 
 
-def _parallel_panel(axis: Axes, frames: StudyFrames, own: pd.DataFrame) -> None:
-    from matplotlib.collections import LineCollection
-
-    columns = [*tuned_columns(own), "value"]
-    minimize = frames.study.get("direction") == "minimize"
-    own = own.sort_values("value", ascending=minimize, kind="stable")
-    best = max(1, len(own) // 5)
-    own = own.assign(good=np.arange(len(own)) < best)
-    drawn = own[own["good"] | own["selected"]]
-    drawn = pd.concat([thinned(own.drop(drawn.index), 100), thinned(drawn, 50).iloc[::-1]])
-    heights, ends = [], []
-    for column in columns:
-        unit, low, high = _unit_scale(frames, own, column, minimize)
-        heights.append(unit.reindex(drawn.index).to_numpy(float))
-        ends.append((low, high))
-    lines = [np.column_stack([range(len(columns)), line]) for line in np.column_stack(heights)]
-    chosen = drawn["selected"].to_numpy()
-    colours = [
-        DARK if c else (BLUE if good else "0.8")
-        for c, good in zip(chosen, drawn["good"], strict=True)
-    ]
-    widths = np.where(chosen, 2.0, np.where(drawn["good"], 0.9, 0.6))
-    axis.add_collection(LineCollection(lines, colors=colours, linewidths=widths))
-    axis.set(xlim=(-0.15, len(columns) - 0.85), ylim=(-0.02, 1.02), yticks=[])
-    axis.spines[["left", "bottom"]].set_visible(False)
-    names = [*(parameter_word(c) for c in columns[:-1]), "objective"]
-    axis.set_xticks(range(len(columns)), [plain(n.replace(" ", "\n"), 14) for n in names])
-    axis.tick_params(axis="x", length=0, pad=9)
-    for x, (low, high) in enumerate(ends):
-        axis.axvline(x, color="0.4", linewidth=0.7, zorder=0)
-        axis.text(x, -0.04, low, ha="center", va="top", fontsize=6)
-        axis.text(x, 1.04, high, ha="center", va="bottom", fontsize=6)
-
-
-def _unit_scale(
-    frames: StudyFrames, own: pd.DataFrame, column: str, minimize: bool
-) -> tuple[pd.Series, str, str]:
-    """Values between 0 and 1, and what stands at either end."""
-    if column == "value":
-        low, high = own["value"].min(), own["value"].max()
-        unit, ends = (own["value"] - low) / ((high - low) or 1.0), (f"{low:.3g}", f"{high:.3g}")
-        return (1 - unit, *ends[::-1]) if minimize else (unit, *ends)
-    if own[column].dtype.kind != "f":
-        names = choices(own[column])
-        unit = positions(own[column], own[column]) / max(1, len(names) - 1)
-        return unit, plain(names[0], 10), plain(names[-1], 10)
-    span = searched_span(frames, own, column)
-    return span.unit(own[column]), f"{span.low:.3g}", f"{span.high:.3g}"
-
-
 def _state_handles(trials: pd.DataFrame) -> list[Line2D]:
     """The states that occur."""
     states = {"complete", *trials["state"], "defaults (trial 0)"}
@@ -350,7 +259,8 @@ def _state_handles(trials: pd.DataFrame) -> list[Line2D]:
     return [*handles, ring]
 
 
-def _objective(frames: StudyFrames, between: str = "\n") -> str:
+def objective_words(frames: StudyFrames, between: str = "\n") -> str:
+    """The objective as a label."""
     return f"{metric_words(frames.study['primary'])}{between}on validation"
 
 

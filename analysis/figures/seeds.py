@@ -1,6 +1,7 @@
 """What the confirmation seeds gave: every run, and every pair of runs, with mean and interval."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -184,7 +185,7 @@ def _bar_in_range(axis: Axes, values: pd.Series, height: float) -> None:
     inside = 0.012 * (right - left)
     ends = [estimate.mean if np.isnan(e) else e for e in (estimate.low, estimate.high)]
     low, high = max(ends[0], left + inside), min(ends[1], right - inside)
-    line = {"color": DARK, "linewidth": 1.1}
+    line: dict[str, Any] = {"color": DARK, "linewidth": 1.1}
     axis.plot([low, high], [height] * 2, solid_capstyle="butt", **line)
     for end, drawn, arrow in ((ends[0], low, "<"), (ends[1], high, ">")):
         cut = end != drawn

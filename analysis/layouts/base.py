@@ -65,7 +65,7 @@ def metric_words(name: str) -> str:
 def plus_minus(line: Mapping[str, Any] | pd.Series) -> str:
     """What ± is and over what, for a caption; `line` has `unit`, `seeds` and `repeats`.
 
-    >>> plus_minus({"unit": "seed_index", "seeds": 5, "repeats": 1})[53:87]
+    >>> plus_minus({"unit": "seed_index", "seeds": 5, "repeats": 1})[53:86]
     'over run seeds (5 planned), given'
     """
     what = "the mean ± half-width of the 95 % Student t interval"

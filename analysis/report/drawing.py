@@ -18,7 +18,7 @@ from losslab.analysis.frames import StudyFrames
 from losslab.analysis.report.collecting import Drawn, draw
 
 # The share of the figures that go to the second process, while the tables are made in this one.
-_SHARE = 0.85
+_SHARE = 0.75
 
 
 class Drawing:

@@ -121,6 +121,7 @@ def _size(figure: Drawn) -> dict[str, Any]:
     """The size on a screen, in CSS pixels, and whether it takes both columns of the page."""
     return {
         "wide": figure.width > 4.6,
+        "inches": round(figure.width, 2),
         "width": math.ceil(figure.width * 96 * _SCALE),
         "height": math.ceil(figure.height * 96 * _SCALE),
     }

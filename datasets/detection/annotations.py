@@ -48,7 +48,7 @@ class Annotations:
         flat = np.concatenate(parts) if parts else np.empty((0, 4), np.float32)
 
         def joined(of_images: Sequence[Sequence | np.ndarray], kind: type) -> np.ndarray:
-            rows = [np.asarray(of_image, dtype=kind) for of_image in of_images]
+            rows: list[np.ndarray] = [np.asarray(of_image, dtype=kind) for of_image in of_images]
             return np.concatenate(rows) if rows else np.empty(0, kind)
 
         return cls(

@@ -230,7 +230,8 @@ def _categories(entries: list[Any], file: Path) -> dict[Any, str]:
         problems.append(f"{file.name}: there are no categories")
     if problems:
         raise BadInput(problems)
-    return dict(sorted(pairs, key=lambda pair: (isinstance(pair[0], str), pair[0])))
+    known = [(number, str(name)) for number, name in pairs]
+    return dict(sorted(known, key=lambda pair: (isinstance(pair[0], str), pair[0])))
 
 
 def _key(value: Any) -> Any:

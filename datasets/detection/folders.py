@@ -131,7 +131,8 @@ class FolderDataset(DetectionDataset):
         rows = np.arange(len(self._parts))
         pool = rows[self._parts == "pool"]
         self._strata = _rarest_class(self._annotations, len(self.class_names))
-        if source.test is not None:
+        self._test_given = source.test is not None
+        if self._test_given:
             self._test_rows = rows[self._parts == "test"]
         else:
             random = generator(self._seed, "test split")
@@ -144,7 +145,7 @@ class FolderDataset(DetectionDataset):
         if self._given is not None:
             return self._pool, self._given
         share = self.options["validation_fraction"]
-        if not (self._parts == "test").any():
+        if not self._test_given:
             share /= 1 - self.options["test_fraction"]
         held = self._hold_out(self._pool, share, generator(self._seed, "split", run_seed))
         return self._pool[~held], self._pool[held]

@@ -9,6 +9,7 @@ INK = 0.5  # opacity from which on a pixel belongs to a glyph
 FAINT = 0.2  # grey level below which a row or column at the glyph's edge is not ink
 TURN = 12.0  # degrees by which a glyph leans at most, to either side
 CUT = (0.3, 0.45)  # share of a cut glyph that is left
+HALF = 320  # columns of the photographs, which have 640
 GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 
 
@@ -56,12 +57,13 @@ def opacity(glyph: np.ndarray, scale: float, random: np.random.Generator) -> np.
 class Photographs:
     """Pieces of the two photographs that come with scikit-learn, 427 x 640 pixels each.
 
-    Those of `part` "test" come from the right third alone, those of "pool" from the rest.
+    Those of `part` "test" come from the right halves, those of "pool" from the left ones, so that
+    no background of a test scene has been trained on. The halves are alike but not equal: most of
+    the one photograph's pagoda is in the left half.
     """
 
     def __init__(self, part: str):
-        third = 427
-        columns = slice(third, None) if part == "test" else slice(0, third)
+        columns = slice(HALF, None) if part == "test" else slice(0, HALF)
         self._images = [Image.fromarray(image[:, columns]) for image in _photographs()]
         self._limits = (48, min(min(image.size) for image in self._images))
 

@@ -17,8 +17,10 @@ from losslab.experiments.detection.detections import Detections
 
 # Sides of the squares, in pixels of the original image, whose areas part small, medium and large.
 SIZES = (32.0, 96.0)
-NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
-NAMES += ("ar_1", "ar_10", "ar_100", "ar_small", "ar_medium", "ar_large")
+NAMES: tuple[str, ...] = (
+    *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
+    *("ar_1", "ar_10", "ar_100", "ar_small", "ar_medium", "ar_large"),
+)
 
 
 def coco_metrics(

@@ -144,7 +144,7 @@ def class_targets(labels: Tensor, classes: int, ignored: float = -100.0) -> Tens
 
 
 def _check(
-    class_loss: Loss, box_loss: Loss, normalizer: str, mining: MiningSettings | None
+    class_loss: Loss, box_loss: Loss, normalizer: Normalizer, mining: MiningSettings | None
 ) -> None:
     problems = []
     if normalizer not in get_args(Normalizer):

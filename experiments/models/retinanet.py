@@ -63,7 +63,9 @@ def build(
     model = RetinaNet(backbone, settings, outputs, channels, head_depth, head_std)
     if prior is not None:
         model.set_prior(prior)
-    return model.to(memory_format=torch.channels_last) if channels_last else model
+    if channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
 
 
 class RetinaNet(nn.Module):

@@ -58,9 +58,6 @@ def _odd_studies(study, hostile):
     yield "one arm", study({"ce": 0.0}).build()
     yield "no search", study().build(search=False)
     yield "no confirmation", study().build(confirm=False)
-    empty = study()
-    empty.write("study.json", empty.study)
-    yield "nothing yet", empty.folder
     lost = study(seeds=3)
     lost.build()
     for arm in lost.effects:
@@ -73,33 +70,46 @@ def _odd_studies(study, hostile):
     yield "seven hostile arms", many.folder
 
 
-def test_each_figure_draws_or_says_none(study, messy, tmp_path):
-    from losslab.analysis.frames import frames_from_folder
+def _drawn(name, frames):
+    """The names of the figures that this study has; drawn with warnings as errors."""
+    drawn = set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for each in catalogue.STUDY_FIGURES:
+            if (figure := each.draw(frames)) is not None:
+                figure.draw_without_rendering()
+                caption = each.caption(frames)
+                assert caption.endswith((".", "?"))
+                assert "nan" not in caption, (name, each.name)
+                drawn.add(each.name)
+    return drawn
 
+
+def test_each_figure_of_a_messy_study_draws_or_says_none(messy, tmp_path):
     hostile = list(messy.effects)[1]
     _outputs(messy, ["ce", hostile], 3, n=80)
     messy.diverge(hostile, "selected", 2)
-    drawn = set()
-    for name, folder in [("messy", messy.folder), *_odd_studies(study, hostile)]:
-        frames = frames_from_folder(folder)
-        for each in catalogue.STUDY_FIGURES:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")
-                figure = each.draw(frames)
-                if figure is None:
-                    continue
-                drawn.add(each.name)
-                caption = each.caption(frames)
-                figure.draw_without_rendering()
-            assert caption.endswith((".", "?"))
-            assert "nan" not in caption, (name, each.name)
-            if name in ("no confirmation", "nothing yet"):
-                assert each.name in ("search", "slices", "best_of_k", "parallel_coordinates")
-    assert {each.name for each in catalogue.STUDY_FIGURES} - drawn == {
-        "class_recall", "importances", "response",
-    }  # fmt: skip
-    save(figures.seeds_figure(messy.frames()), tmp_path, "seeds")
+    frames = messy.frames()
+    names = {each.name for each in catalogue.STUDY_FIGURES}
+    assert names - _drawn("messy", frames) == {"class_recall", "importances", "response"}
+    save(figures.seeds_figure(frames), tmp_path, "seeds")
     assert (tmp_path / "seeds.pdf").stat().st_size > 1000
+
+
+def test_a_study_without_any_run_has_no_figure(study):
+    writer = study()
+    writer.write("study.json", writer.study)
+    assert _drawn("nothing yet", writer.frames()) == set()
+
+
+@pytest.mark.slow
+def test_each_figure_of_odd_studies_draws_or_says_none(study, messy):
+    from losslab.analysis.frames import frames_from_folder
+
+    for name, folder in _odd_studies(study, list(messy.effects)[1]):
+        drawn = _drawn(name, frames_from_folder(folder))
+        if name == "no confirmation":
+            assert drawn == {"search", "slices", "best_of_k", "parallel_coordinates"}
 
 
 def test_catalogue_names_are_files_and_unique():

@@ -1,8 +1,16 @@
 """The same frames from a study's folder, from its local store, and through MLflow's client."""
 
+import contextlib
 import json
+import os
 import shutil
+import signal
+import socket
 import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
 from itertools import count
 
 import numpy as np
@@ -13,12 +21,11 @@ from pandas.testing import assert_frame_equal
 
 from losslab.analysis.frames import frames_from_folder, frames_from_mlflow
 from losslab.analysis.frames import local as local_module
-from losslab.analysis.frames.cache import Cache, open_cache
-from losslab.analysis.frames.runs import Run
 from losslab.errors import BadInput
 from losslab.experiments import tracking_outputs, tracking_parts
 from losslab.experiments.local_store import local_store
-from losslab.experiments.run_parts import FiledRun, history_of, pack, unpack
+from losslab.experiments.run_ledger import RunLedger
+from losslab.experiments.run_parts import FiledRun, pack, unpack
 from losslab.experiments.tracking import Tracker
 from losslab.experiments.tracking_client import quiet_mlflow
 from losslab.experiments.tracking_sqlite import SqliteStore
@@ -295,15 +302,33 @@ def test_a_moved_home_is_read_where_it_is(mirrored, tmp_path):
     assert found.outputs("ce/selected-0000") is not None
 
 
+STEPS = ("add", "delete", "restore", "remirror", "anew", "damage")
+
+
+@pytest.mark.slow
 @settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(data=st.data())
-def test_a_frame_through_the_cache_equals_one_without(data, tmp_path, empty_store, monkeypatch):
-    """Any order of additions, deletions, restorations, re-mirrors and readings."""
+@given(steps=st.lists(st.sampled_from(STEPS), max_size=7), by_client=st.booleans())
+def test_any_history_reads_the_same_through_the_cache(
+    steps, by_client, tmp_path, empty_store, monkeypatch
+):
+    live(steps, by_client, tmp_path, empty_store, monkeypatch)
+
+
+@pytest.mark.parametrize("by_client", [False, True], ids=["rows", "client"])
+def test_a_frame_through_the_cache_equals_one_without(
+    by_client, tmp_path, empty_store, monkeypatch
+):
+    steps = ["add", "delete", "add", "restore", "remirror", "damage", "anew", "add"]
+    live(steps, by_client, tmp_path, empty_store, monkeypatch)
+
+
+def live(steps, by_client, tmp_path, empty_store, monkeypatch):
+    """A study's life in a store, read after every step with the cache and without."""
     with monkeypatch.context() as patch:
         patch.setattr(tracking_parts, "PART_SIZE", 3)
-        if data.draw(st.booleans(), label="by the client"):
+        if by_client:
             patch.setattr("losslab.analysis.frames.source.has_known_tables", lambda file: False)
         place = tmp_path / f"{len(list(tmp_path.iterdir()))}"
         home, cache = place / "runs", place / "cache"
@@ -312,24 +337,23 @@ def test_a_frame_through_the_cache_equals_one_without(data, tmp_path, empty_stor
         study, present, deleted = Study(home), [], []
         study.mirror(first := study.record("ce", "search", 0))
         present.append(first)
-        steps = st.sampled_from(["add", "add", "delete", "restore", "remirror", "anew", "damage"])
-        for number, step in enumerate(data.draw(st.lists(steps, max_size=6)), start=1):
+        for number, step in enumerate(steps, start=1):
             if step == "add":
                 new = [study.record("ce", "search", 10 * number + n) for n in range(2)]
                 study.mirror(*new)
                 present += new
             elif step == "delete" and present:
                 deleted.append(gone := present.pop())
-                set_stage(home, gone["key"], "deleted")
+                set_stage(study, gone["key"], "deleted")
             elif step == "restore" and deleted:
                 present.append(back := deleted.pop())
-                set_stage(home, back["key"], "active")
+                set_stage(study, back["key"], "active")
             elif step == "remirror" and present:
                 tracker = study.tracker()
                 tracker.discard(present[-1]["key"])
-                changed = {**present[-1], "value": number / 7, "started": 1763690000.0 + number}
-                tracker.mirror([changed])
                 tracker.finish("FINISHED")
+                changed = {**present[-1], "value": number / 7, "started": 1763690000.0 + number}
+                study.mirror(changed)
                 present[-1] = changed
                 deleted.clear()
             elif step == "anew":
@@ -348,88 +372,11 @@ def test_a_frame_through_the_cache_equals_one_without(data, tmp_path, empty_stor
             assert set(found.trials["value"]) == {record["value"] for record in present}
 
 
-def set_stage(home, key, stage):
+def set_stage(study, key, stage):
     """Move a run into MLflow's bin or out of it, as its UI does."""
-    with sqlite3.connect(home / "mlflow.db") as store:
-        store.execute(
-            "UPDATE runs SET lifecycle_stage = ? WHERE start_time = (SELECT max(start_time) FROM "
-            "runs JOIN tags USING (run_uuid) WHERE tags.key = 'losslab.key' AND value = ?) ",
-            (stage, key),
-        )
-
-
-# The cache by itself
-
-
-def test_the_cache_gives_back_what_it_was_given(tmp_path):
-    two = [{"epoch": 1, "x": 0.1}, {"epoch": 2}]
-    runs = [
-        Run("a", "1", {"key": "é", "value": None}, history_of(two)),
-        Run("b", "1", {"key": "b"}, history_of([{"epoch": 1, "y": 1e300}])),
-        Run("c", "1", {"ids": ["a"]}),
-        Run("d", "1", {"key": "d"}, history_of([])),
-    ]  # fmt: skip
-    cache = Cache(tmp_path)
-    for run in runs:
-        cache.add(run)
-    cache.save()
-    again = Cache(tmp_path)
-    assert again.find("a", "2") is None
-    a, b, c, d = (again.find(run.id, "1") for run in runs)
-    assert a.record == {"key": "é", "value": None}
-    assert c.record == {"ids": ["a"]}
-    assert c.history is None
-    assert d.history is None
-    by_name = dict(zip(a.history.columns, a.history.values.T.tolist(), strict=True))
-    assert by_name["epoch"] == [1, 2]
-    assert by_name["x"][0] == 0.1
-    assert np.isnan(by_name["x"][1])
-    assert np.isnan(by_name["y"]).all()
-    assert b.history.values[0, b.history.columns.index("y")] == 1e300
-
-
-def test_a_damaged_or_foreign_file_is_removed_and_nothing_wrong_is_given(tmp_path):
-    cache = Cache(tmp_path)
-    cache.add(Run("a", "1", {"key": "a"}, history_of([{"epoch": 1, "x": 0.5}])))
-    cache.save()
-    (file,) = tmp_path.glob("*.parquet")
-    whole = file.read_bytes()
-    for damaged in (b"", whole[:-1], whole[: len(whole) // 2], whole.replace(b"PAR1", b"PAR2")):
-        file.write_bytes(damaged)
-        assert Cache(tmp_path).find("a", "1") is None
-        assert not file.exists()
-    (tmp_path / ".x.parquet.123.part").write_bytes(whole[:50])
-    assert Cache(tmp_path).find("a", "1") is None
-
-
-def test_many_small_files_are_merged_and_what_is_not_used_is_left_out(tmp_path):
-    for number in range(30):
-        cache = Cache(tmp_path)
-        for past in range(max(0, number - 3), number):
-            assert cache.find(str(past), "1"), (number, past)
-        cache.add(Run(str(number), "1", {"n": number}))
-        cache.save()
-    files = list(tmp_path.glob("*.parquet"))
-    assert len(files) <= 9
-    assert len(Cache(tmp_path)._known) < 20
-
-
-def test_a_cache_that_cannot_be_written_is_done_without(tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    cache = Cache(tmp_path / "file" / "cache")
-    cache.add(Run("a", "1", {}))
-    cache.save()
-
-
-def test_the_cache_is_where_it_is_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setenv("LOSSLAB_CACHE", str(tmp_path / "own"))
-    assert open_cache(True, "x", "y").place.is_relative_to(tmp_path / "own")
-    monkeypatch.delenv("LOSSLAB_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert open_cache(True, "x", "y").place.is_relative_to(tmp_path / "xdg" / "losslab")
-    assert open_cache(tmp_path, "x", "y").place.is_relative_to(tmp_path)
-    assert open_cache(tmp_path, "x", "y").place != open_cache(tmp_path, "z", "y").place
-    assert open_cache(False, "x", "y").place is None
+    run_id = RunLedger(study.folder / "tracking.jsonl", "local").ids[key]
+    with sqlite3.connect(study.home / "mlflow.db") as store:
+        store.execute("UPDATE runs SET lifecycle_stage = ? WHERE run_uuid = ?", (stage, run_id))
 
 
 # The folder
@@ -489,9 +436,6 @@ def test_what_is_not_there_is_bad_input_and_nothing_is_created(tmp_path, study):
 
 
 def test_reading_a_local_store_does_not_import_mlflow(mirrored):
-    import subprocess
-    import sys
-
     code = (
         "import sys; from losslab.analysis.frames import frames_from_mlflow; "
         f"frames_from_mlflow({local_store(mirrored.home)!r}, 'mirrored', cache=False); "
@@ -500,3 +444,65 @@ def test_reading_a_local_store_does_not_import_mlflow(mirrored):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
     assert local_module.has_known_tables(mirrored.home / "mlflow.db")
+
+
+@pytest.mark.slow
+def test_a_server_gives_the_same_frames_and_outputs(tmp_path, empty_store, served, monkeypatch):
+    """Mirrored over HTTP and read over HTTP, by somebody who has nothing but the address."""
+    monkeypatch.setattr(tracking_parts, "PART_SIZE", 5)
+    study = Study(tmp_path / "runs")
+    records = [study.record("ce", "search", trial) for trial in range(7)]
+    records += [study.record("ce", "confirm", 0, seed=seed) for seed in range(3)]
+    size = (study.folder / records[-1]["outputs"]).stat().st_size / 1e6
+    monkeypatch.setenv("LOSSLAB_OUTPUTS_LIMIT", str(2.5 * size))
+    for _ in range(2):
+        ledger = study.folder / "tracking.jsonl"
+        tracker = Tracker(served, study.home, study.study, ledger)
+        tracker.open()
+        tracker.mirror(records)
+        tracker.mirror_selected(study.select("ce", 0))
+        files = {r["key"]: study.folder / r["outputs"] for r in records if r["outputs"]}
+        tracker.attach_outputs(files)
+        tracker.finish("FINISHED")
+        assert tracker.problem == ""
+    expected = frames_from_folder(study.folder)
+    assert (expected.tracking.uri, expected.tracking.experiment_id) == (served, "1")
+    for cache in (False, tmp_path / "cache", tmp_path / "cache"):
+        found = frames_from_mlflow(served, "mirrored", cache=cache)
+        same(found, expected)
+        assert found.tracking == expected.tracking
+        assert found.outputs("ce/selected-0002") is None
+        for key in ("ce/selected-0000", "ce/selected-0001"):
+            logits, own = found.outputs(key)["test_logits"], expected.outputs(key)["test_logits"]
+            np.testing.assert_array_equal(logits, own)
+
+
+@pytest.fixture
+def served(tmp_path, empty_store):
+    """The address of an MLflow server with an empty store."""
+    place = tmp_path / "server"
+    place.mkdir()
+    shutil.copy(empty_store, place / "mlflow.db")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
+        "--backend-store-uri", f"sqlite:///{place / 'mlflow.db'}", "--workers", "1",
+        "--artifacts-destination", (place / "artifacts").as_uri(),
+    ]  # fmt: skip
+    settings_ = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (place / "log").open("w") as log:
+        process = subprocess.Popen(
+            command, env=settings_, cwd=place, start_new_session=True, stdout=log, stderr=log
+        )
+    try:
+        for _ in range(600):
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health").close()
+                break
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

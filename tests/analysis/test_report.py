@@ -10,6 +10,7 @@ import pytest
 
 from losslab.analysis import figures
 from losslab.analysis.report import cumulative_source, write_paper_figures, write_report_files
+from losslab.analysis.tables import compared_arms
 
 
 @pytest.fixture(autouse=True)
@@ -130,7 +131,7 @@ def test_forest_plot_shows_the_interval(study):
     writer = study(seeds=6)
     writer.build(search=False)
     frames = writer.frames()
-    table = figures.compared_arms(frames)
+    table = compared_arms(frames)
     (axis,) = figures.differences_figure(frames).axes
     bars = [c for c in axis.containers if c.has_xerr]
     for bar, (_, line) in zip(bars, table.iterrows(), strict=True):

@@ -274,18 +274,24 @@ def with_outputs(writer, examples=80):
 
 def test_seeds_and_examples(built):
     targets, arrays = with_outputs(built)
-    table = examples_table(built.frames()).set_index(["arm", "quantity"])
+    work = 3 * 6 * 80 * 120  # arms, seeds, examples: 120 resamples
+    table = examples_table(built.frames(), work).set_index(["arm", "quantity"])
 
     def stack(arm):
         return np.stack([arrays[arm, seed] for seed in range(built.seeds)]).astype(float)
 
     expected = seeds_and_examples_interval(
-        targets, stack("focal"), average_precision_score, stack("ce"), strata=targets
+        targets,
+        stack("focal"),
+        average_precision_score,
+        stack("ce"),
+        strata=targets,
+        resamples=120,
     )
     line = table.loc[("focal", "difference")]
     assert line["estimate"] == pytest.approx(expected.mean)
     assert (line["low"], line["high"]) == pytest.approx((expected.low, expected.high), rel=1e-6)
-    assert (line["seeds"], line["examples"], line["resamples"]) == (6, 80, 400)
+    assert (line["seeds"], line["examples"], line["resamples"]) == (6, 80, 120)
     compared = compared_arms(built.frames()).loc["focal"]
     assert line["seeds_low"] == pytest.approx(compared["low"])
     assert "examples" in {t.name for t in study_tables(built.frames())}

@@ -137,7 +137,7 @@ def test_html_is_a_table_for_people_who_hear_it():
     scopes = [given["scope"] for tag, given in tags if tag == "th"]
     assert scopes == ["col", "col", "col", "row"]
     aligned = [given["style"] for tag, given in tags if tag == "td"]
-    assert aligned == ["text-align: left", "text-align: right"]
+    assert aligned == ["text-align: left", "text-align: right; white-space: nowrap"]
 
 
 @settings(max_examples=200, deadline=None)
@@ -218,3 +218,11 @@ def test_long_tables_are_several_floats():
     assert text.count("\\begin{table*}") == 3
     assert text.count("study, continued.") == 2
     assert all(f"\n{i} & 1 " in text for i in range(95))
+
+
+def test_very_long_words_break_everywhere():
+    assert breakable("中文名").count("\\allowbreak{}") == 2
+    layout = Layout("t", ["arm", "x" * 100], [[Cell("y" * 100), Cell("1")]], "c")
+    assert "x" * 24 + " \\\\ " + "x" * 24 in to_latex(layout)
+    styles = [given["style"] for tag, given in read(to_html(layout)).tags if tag == "th"]
+    assert ["anywhere" in style for style in styles] == [False, True, True]

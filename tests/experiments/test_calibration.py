@@ -65,10 +65,10 @@ def test_mistakes(targets, scores):
         fitted_temperature(np.array(targets), np.array(scores))
 
 
-def test_confirmation_runs_record_it(tiny, home, no_report):
+def test_confirmation_runs_record_it(tiny, tmp_path, no_report):
     tiny |= {"arms": ["ce"], "confirm": {"seeds": 1}}
-    run_study(tiny, home=home)
-    place = home / "tiny" / "confirm" / "ce" / "selected-0000"
+    run_study(tiny, home=tmp_path, tracking_uri="none")
+    place = tmp_path / "tiny" / "confirm" / "ce" / "selected-0000"
     metrics = json.loads(place.with_suffix(".json").read_text())["metrics"]
     arrays = np.load(place.with_suffix(".npz"))
     temperature = metrics["test_calibrated/temperature"]
