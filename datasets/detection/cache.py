@@ -110,12 +110,9 @@ def _make(wanted: Sequence[Wanted], resize: Resize, final: Path) -> None:
         )
         raise BadInput(f"no image can be read: {shown[:1000]}")
     scales = np.array([resize.scale(*size) for size in originals.tolist()])
+    pairs = zip(originals.tolist(), scales.tolist(), strict=True)
     sizes = np.array(
-        [
-            stored_size(width, height, scale)
-            for (width, height), scale in zip(originals.tolist(), scales, strict=True)
-        ],
-        dtype=np.int32,
+        [stored_size(width, height, scale) for (width, height), scale in pairs], dtype=np.int32
     )
     canvas = resize.canvas_of(sizes[[failure is None for failure in failures]])
     sizes = np.minimum(sizes, canvas).astype(np.int32)

@@ -215,7 +215,7 @@ def _load(file: Path) -> dict[str, Any]:
 
 def _categories(entries: list[Any], file: Path) -> dict[Any, str]:
     """Names by id, in the order of the ids. Without them no box can be understood."""
-    pairs = [
+    pairs: list[tuple[Any, Any]] = [
         (_key(e.get("id")), e.get("name")) if isinstance(e, dict) else (None, None) for e in entries
     ]
     problems = [

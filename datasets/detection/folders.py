@@ -99,7 +99,8 @@ class FolderDataset(DetectionDataset):
         self._groups = duplicate_groups(hashes)
         self._divide(source)
         self.content_hash = content_hash(
-            repr((study_seed, self.class_names, options["validation_fraction"], hashes.tolist())),
+            repr((study_seed, self.class_names, options["validation_fraction"])),
+            repr((self._store.images.shape, hashes.tolist())),
             self._store.scales, *self._annotations.arrays(), self._pool, self._test_rows,
         )  # fmt: skip
         self._check_splits()
