@@ -118,6 +118,11 @@ class StudyFolder:
         """Where trainings under way are kept."""
         return self.path / "states"
 
+    def remove_states(self) -> None:
+        """Every training has its record: what kills left of trainings under way goes."""
+        for left in self.states.iterdir():
+            shutil.rmtree(left)
+
     @property
     def data(self) -> Path:
         """Where the splits lie that workers share, while they work."""

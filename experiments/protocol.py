@@ -142,6 +142,7 @@ def _work(context: Context) -> None:
     selected = search_arms(context, journal)
     context.tracker.mirror_selected(selected)
     confirm(context, selected)
+    folder.remove_states()
 
 
 def planned_trainings(study: Study) -> int:

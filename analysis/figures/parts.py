@@ -203,7 +203,7 @@ def short(name: str, most: int = 24) -> str:
     """A name in one line of at most `most` characters: its beginning and its end.
 
     >>> short("focal"), short("a name that is far too long for one line")
-    ('focal', 'a name that … for one line')
+    ('focal', 'a name that …or one line')
     """
     name = " ".join(str(name).split())
     if len(name) <= most:

@@ -307,3 +307,12 @@ def test_a_stacked_study_that_grows_leaves_what_it_has_alone(
     assert keys <= set(mirrored(home))
     with pytest.raises(BadInput, match="engine: stacked -> plain"):
         run_study({**grown, "engine": "plain"}, home=home)
+
+
+def test_what_a_kill_left_of_a_folder_of_states_goes(tiny, home, no_report):
+    """Killed between the folder and its list of members, or while it was removed."""
+    left = home / "tiny" / "states" / "0123456789abcdef"
+    left.mkdir(parents=True)
+    (left / "epoch-0001-piece-000.pt").write_bytes(b"half of a sta")
+    run_study(tiny, home=home)
+    assert not list((home / "tiny" / "states").iterdir())
