@@ -8,7 +8,7 @@ from losslab import run_study
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def test_the_dataset_of_the_document_runs_a_study(tmp_path, home, monkeypatch, tiny):
+def test_the_dataset_of_the_document_runs_a_study(tmp_path, home, monkeypatch, tiny, no_report):
     (code,) = re.findall(
         r"```python\n(# my_data\.py.*?)```", (DOCS / "datasets.md").read_text(), re.S
     )

@@ -70,7 +70,7 @@ def test_nested_paths_are_searched_for_each_trial_by_itself():
     assert arm.config["loss"]["options"] == {"t": 0.0}
 
 
-def test_a_networks_widths_can_be_choices(tiny, home):
+def test_a_networks_widths_can_be_choices(tiny, home, no_report):
     widths = [[4], [3, 3]]
     tiny |= {"model": {"name": "mlp", "hidden": {"choices": widths}}, "arms": ["ce"]}
     frames = run_study(tiny, home=home)

@@ -12,6 +12,8 @@ from losslab.analysis.frames import frames_from_folder
 from losslab.errors import BadInput
 from losslab.experiments.observing import Observer
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 
 def _records(folder):
     files = [*folder.glob("arms/*/[ts][re]*-*.json"), *folder.glob("confirm/*/*.json")]
