@@ -201,9 +201,11 @@ def _summaries(frames: StudyFrames) -> dict[str, list[RunSummary]]:
 
 def _outputs(frames: StudyFrames, key: str) -> Mapping[str, np.ndarray] | None:
     try:
-        return frames.outputs(key)
+        outputs = frames.outputs(key)
     except BadInput:  # a damaged file: figures say how many runs they show
         return None
+    # those of a detector are boxes
+    return outputs if outputs is not None and "test_logits" in outputs else None
 
 
 def _link(frames: StudyFrames, arm: str) -> str:

@@ -49,7 +49,7 @@ def single(studies: int) -> None:
 def repeated(studies: int) -> None:
     """The same loss twice, searches repeated."""
     print(f"\nA/A, search.repeats, {studies} studies a row")
-    for (name, response), trials in each():
+    for (name, response), trials in [*each(), (("digits", DIGITS), 8)]:
         found = simulated_differences(two_arms(trials, 2, 10), response, studies, REPEATED)
         shown = ["covers_losses", "decided", "decided_holm", "error", "error_se", "half_width"]
         show(error_rates(found)[shown], name, trials)

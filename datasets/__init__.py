@@ -22,5 +22,17 @@ DATASETS = Registry(
             "Your own CSV or Parquet file.",
             "losslab.datasets.table:build",
         ),
+        "scenes": (
+            "Object detection: real handwritten digits, small and rare, on cluttered scenes.",
+            "losslab.datasets.detection.scenes:build",
+        ),
+        "coco": (
+            "Object detection: your own images with COCO annotations.",
+            "losslab.datasets.detection.coco:build",
+        ),
+        "voc": (
+            "Object detection: your own images with Pascal VOC annotations.",
+            "losslab.datasets.detection.voc:build",
+        ),
     },
 )

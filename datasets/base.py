@@ -8,12 +8,13 @@ the run seed too: the same examples every time, transformed as the run's trainin
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-TaskKind = Literal["classification", "dense"]
+TaskKind = Literal["classification", "dense", "detection"]
 IGNORE = -1  # the target of elements that neither train nor count, in dense tasks
 
 
@@ -37,6 +38,15 @@ class Split:
     def digest(self) -> str:
         """A hash of ids, targets and features, for stating what two runs have in common."""
         return content_hash(self.ids, self.targets, self.features)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All arrays by name; `from_arrays` makes the split again."""
+        return {"features": self.features, "targets": self.targets, "ids": self.ids}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Split":
+        """The split of what `arrays` gave."""
+        return cls(**arrays)
 
 
 class Dataset(ABC):

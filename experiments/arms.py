@@ -18,8 +18,9 @@ from losslab.losses import LOSSES
 class Arm:
     """One thing that is compared: a complete configuration with search spaces at some places.
 
-    `config` has the sections dataset, model, training and loss, with the default of each space at
-    its place; `spaces` and `defaults` are keyed by dotted path, such as "training.learning_rate".
+    `config` has the sections dataset, model, training, loss and, in detection, detector, with the
+    default of each space at its place; `spaces` and `defaults` are keyed by dotted path, such as
+    "training.learning_rate".
     `search` is what it may spend on tuning. Where a study has levels, an arm of its file stands
     once at each: `of` is its name there, `level` that of the level; `name` has both. `implicit`
     arms are not in the file.
@@ -67,7 +68,7 @@ class Arm:
     def configure(self, params: Mapping[str, Value]) -> dict[str, Any]:
         """The configuration with searched values in place."""
         # Deep: a searched path may lead into a nested option, which arms must not share.
-        config = copy.deepcopy({section: self.config[section] for section in ARM_SECTIONS})
+        config = copy.deepcopy({section: self.config[section] for section in self.config})
         for path, value in params.items():
             set_path(config, path, value)
         return config

@@ -90,6 +90,16 @@ def build_loss(
     return ForeignLoss(loss(**options), task, config["link"])
 
 
+def build_box_loss(config: Mapping[str, Any]) -> Loss:
+    """The box loss of a `detector` section: a loss of numbers, summed over boxes."""
+    options = {key: value for key, value in config.items() if key != "name"}
+    kind = LOSSES.get(config["name"])
+    if "identity" not in getattr(kind, "links", ()):
+        raise BadInput(f"{config['name']} compares no boxes; use smooth_l1, giou or the like")
+    loss: Loss = LOSSES.create(config["name"], link="identity", reduction="sum", **options)
+    return loss
+
+
 class ForeignLoss(nn.Module):
     """Any module called as `module(logits, targets)`, made to follow the task's conventions.
 
@@ -102,6 +112,7 @@ class ForeignLoss(nn.Module):
         self.module = module
         self.task = task
         self.link = link
+        self.reduction = "mean"  # as far as one can tell: what it gives is used as it is
 
     def set_progress(self, fraction: float) -> None:
         """Pass the progress on to a module that follows a schedule."""
@@ -111,7 +122,7 @@ class ForeignLoss(nn.Module):
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The reduced loss."""
-        if self.task.kind == "dense":
+        if self.task.kind in ("dense", "detection"):
             counted = targets != self.task.ignore_index
             if self.link == "softmax":
                 logits = logits.movedim(1, -1)

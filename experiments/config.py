@@ -22,6 +22,7 @@ from losslab.experiments.consistency import (
     check_rungs,
     check_sampler,
     direction_told,
+    metrics_for,
 )
 from losslab.experiments.levels import at_level, check_levels, labelled, levelled_name
 from losslab.experiments.options import booleans_as_numbers, problems_of
@@ -72,6 +73,11 @@ class Study:
         return [name for name, arm in self.arms.items() if arm.of == of]
 
     @property
+    def detects(self) -> bool:
+        """Whether it is a study of object detection."""
+        return "detector" in self.arms[self.baseline].config
+
+    @property
     def rungs(self) -> list[int]:
         """The epochs at which trials may be pruned, ascending, all below the last epoch."""
         epochs = min(arm.config["training"]["epochs"] for arm in self.arms.values())
@@ -120,8 +126,11 @@ def load_study(
     if problems:
         raise BadInput(list(dict.fromkeys(problems)))
     arms = {arm.name: arm for part in parts for arm in part[0].values()}
+    metrics = metrics_for(file, arms)
     _, baseline, standing = parts[0]
-    resolved = _resolved(file, name, baseline, direction, arms)
+    resolved = _resolved(
+        file, name, baseline, {**metrics.model_dump(), "direction": direction}, arms
+    )
     return Study(
         name=name,
         question=file.question,
@@ -134,7 +143,7 @@ def load_study(
         arms=arms,
         search=file.search,
         confirm=file.confirm,
-        metrics=file.metrics,
+        metrics=metrics,
         direction=direction,
         levels=file.levels,
         resolved=resolved,
@@ -213,7 +222,7 @@ def _validated(content: dict[str, Any], problems: list[str]) -> StudyFile:
 
 
 def _resolved(
-    file: StudyFile, name: str, baseline: str, direction: str, arms: Mapping[str, Arm]
+    file: StudyFile, name: str, baseline: str, metrics: dict[str, Any], arms: Mapping[str, Arm]
 ) -> dict[str, Any]:
     def written(arm: Arm) -> dict[str, Any]:
         config = arm.configure({})
@@ -232,6 +241,6 @@ def _resolved(
         "baseline": baseline,
         "search": file.search.model_dump(),
         "confirm": file.confirm.model_dump(),
-        "metrics": {**file.metrics.model_dump(), "direction": direction},
+        "metrics": metrics,
         "arms": {arm.name: written(arm) for arm in arms.values()},
     }

@@ -20,11 +20,11 @@ from losslab.experiments.metrics import evaluate, metric
 from losslab.experiments.score_metrics import Kind
 from losslab.experiments.states import State
 from losslab.experiments.training import (
-    Parts,
+    ElementParts,
     at_precision,
     load_weights,
     logits_and_targets,
-    prepare,
+    prepare_elements,
     seed_epoch,
 )
 
@@ -52,11 +52,17 @@ def judge(state: State, decision: str, with_prior_correction: bool) -> Verdict:
     """
     with kept(state.job.device):
         seed_epoch(state.job, state.epoch)
+        if "detector" in state.job.config:
+            # Here, since other studies have no use for them.
+            from losslab.experiments.detection.judging import judge_detector
+            from losslab.experiments.detection.parts import prepare_detector
+
+            return judge_detector(state, prepare_detector(state.job))
         return _judged(state, decision, with_prior_correction)
 
 
 def _judged(state: State, decision: str, with_prior_correction: bool) -> Verdict:
-    job, parts = state.job, prepare(state.job)
+    job, parts = state.job, prepare_elements(state.job)
     test, test_digest = held_out(job.config["dataset"], job.study_seed, job.run_seed, job.device)
     load_weights(parts.model, state.judged_model)
     arrays: dict[str, np.ndarray] = {"train_class_counts": parts.data.class_counts}
@@ -105,7 +111,7 @@ class _Chance(nn.Module):
 
 def _metrics(
     prefix: str,
-    parts: Parts,
+    parts: ElementParts,
     state: State,
     arrays: dict[str, np.ndarray],
     scores: np.ndarray,

@@ -4,10 +4,10 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from losslab.errors import LosslabError
+from losslab.errors import BadInput, LosslabError
 from losslab.experiments.decisions import check_decision_metric
-from losslab.experiments.metrics import direction_of, metric
-from losslab.experiments.schema import StudyFile
+from losslab.experiments.metrics import METRICS, direction_of, metric
+from losslab.experiments.schema import Metrics, StudyFile
 from losslab.experiments.spaces import Choices
 from losslab.randomness import stable_hash
 
@@ -75,6 +75,30 @@ def check_sampler(file: StudyFile, arms: Mapping[str, "Arm"], problems: list[str
                 f"search.sampler: cma-es searches two or more ranges, and arm {arm.name!r} has "
                 f"{what}; use tpe"
             )
+
+
+def metrics_for(file: StudyFile, arms: Mapping[str, "Arm"]) -> Metrics:
+    """The metrics of a study whose arms are known: detection has metrics of its own.
+
+    Raises `BadInput` where arms differ in that, or where a metric is of the other kind.
+    """
+    detecting = {"detector" in arm.config for arm in arms.values()}
+    if len(detecting) > 1:
+        raise BadInput("arms: some detect objects and some do not; nothing measures both")
+    metrics = file.metrics
+    if detecting == {True} and "primary" not in metrics.model_fields_set:
+        metrics = metrics.model_copy(update={"primary": "ap"})
+    for where, names in (("primary", [metrics.primary]), ("extra", metrics.extra)):
+        for name in names:
+            if (metric(name).kind == "detection") != (detecting == {True}):
+                known = ", ".join(n for n in METRICS.names() if metric(n).kind == "detection")
+                kind = (
+                    f"is none of object detection's, {known}"
+                    if detecting == {True}
+                    else ("measures detected boxes, and this study has none")
+                )
+                raise BadInput(f"metrics.{where}: {name} {kind}")
+    return metrics
 
 
 def direction_told(file: StudyFile, problems: list[str]) -> str:

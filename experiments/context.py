@@ -10,7 +10,7 @@ from losslab.experiments.arms import Arm
 from losslab.experiments.config import Study
 from losslab.experiments.executors import Executor
 from losslab.experiments.folder import StudyFolder, read_json, write_json
-from losslab.experiments.metrics import METRICS
+from losslab.experiments.metrics import METRICS, metric
 from losslab.experiments.observing import Observer
 from losslab.experiments.plans import Plan
 from losslab.experiments.states import Job
@@ -147,5 +147,7 @@ class Context:
 
 def metric_names(study: Study) -> tuple[str, ...]:
     """Everything a study measures, the objective first."""
-    names = (study.metrics.primary, *METRICS.names(), *study.metrics.extra)
-    return tuple(dict.fromkeys(names))
+    fitting = [
+        name for name in METRICS.names() if (metric(name).kind == "detection") == study.detects
+    ]
+    return tuple(dict.fromkeys((study.metrics.primary, *fitting, *study.metrics.extra)))

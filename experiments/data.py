@@ -16,6 +16,7 @@ from torch import Tensor
 
 from losslab.datasets import DATASETS
 from losslab.datasets.base import Dataset, Split, TaskKind
+from losslab.datasets.detection.base import DetectionDataset, DetectionSplit
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,16 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Images(Examples):
+    """A split of a detection dataset: `features` are pixels, `split` has boxes and all else.
+
+    `features` uint8 (n, 3, H, W), `targets` int64 (n,): how many boxes each image has.
+    """
+
+    split: DetectionSplit
 
 
 @dataclass(frozen=True)
@@ -68,12 +79,12 @@ class Laid:
     """The splits of a need as plain arrays, each with its digest, and the training class counts."""
 
     facts: Facts
-    splits: dict[str, Split]
+    splits: Mapping[str, Split | DetectionSplit]
     digests: dict[str, str]
     class_counts: np.ndarray | None = None
 
 
-def dataset_for(options: Mapping[str, Any], study_seed: int) -> Dataset:
+def dataset_for(options: Mapping[str, Any], study_seed: int) -> Dataset | DetectionDataset:
     """The dataset of a configuration's `dataset` section; the same object for equal options."""
     return _dataset(_text(options), study_seed)
 
@@ -102,13 +113,14 @@ def needs_of(
 def lay_out(need: Need) -> Laid:
     """Build the splits of a need from their dataset."""
     dataset = _dataset(need.options, need.study_seed)
+    splits: dict[str, Any]
     if need.part == "test":
         splits = {"test": dataset.test(need.run_seed)}
         counts = None
     else:
         train, validation = dataset.split(need.run_seed)
         splits = {"train": train, "validation": validation}
-        counts = dataset.class_counts(train)
+        counts = dataset.class_counts(train)  # type: ignore[arg-type]  # its own kind of split
     return Laid(
         Facts(dataset.task, list(dataset.class_names)),
         splits,
@@ -136,10 +148,10 @@ def _text(options: Mapping[str, Any]) -> str:
 
 
 @lru_cache(maxsize=8)
-def _dataset(options: str, study_seed: int) -> Dataset:
+def _dataset(options: str, study_seed: int) -> Dataset | DetectionDataset:
     arguments = json.loads(options)
     dataset = DATASETS.create(arguments.pop("name"), study_seed=study_seed, **arguments)
-    assert isinstance(dataset, Dataset)
+    assert isinstance(dataset, Dataset | DetectionDataset)
     return dataset
 
 
@@ -156,7 +168,10 @@ def _run_data(need: Need, device: str) -> RunData:
     )
 
 
-def _on_device(split: Split, device: str) -> Examples:
+def _on_device(split: Split | DetectionSplit, device: str) -> Examples:
+    if isinstance(split, DetectionSplit):
+        boxes = torch.from_numpy(split.annotations.counts)
+        return Images(_tensor(split.images).to(device), boxes, split.ids, split)
     return Examples(
         _tensor(split.features).to(device), _tensor(split.targets).to(device), split.ids
     )

@@ -42,7 +42,18 @@ _BUILT_IN = {
     "ece": ("Expected calibration error, 15 bins of equal width.", f"{_SCORES}:ece"),
     "brier": ("Squared error of the probabilities.", f"{_SCORES}:brier"),
 }
-METRICS = Registry("metric", "losslab.metrics", _BUILT_IN)
+_DETECTION = "losslab.experiments.detection.metrics:detection_metrics"
+_OF_DETECTORS = {
+    "ap": ("COCO's AP: mean over IoU 0.50 to 0.95 and classes; ap/<class> for one.", _DETECTION),
+    "ap50": ("AP at IoU 0.50.", _DETECTION),
+    "ap75": ("AP at IoU 0.75.", _DETECTION),
+    "ap_small": ("AP of objects below 32 x 32 pixels.", _DETECTION),
+    "ap_medium": ("AP of objects between 32 x 32 and 96 x 96 pixels.", _DETECTION),
+    "ap_large": ("AP of larger objects.", _DETECTION),
+    "ar_100": ("COCO's average recall with 100 detections an image.", _DETECTION),
+    "anchor_ap": ("Average precision of anchors as foreground of their class.", _DETECTION),
+}
+METRICS = Registry("metric", "losslab.metrics", {**_BUILT_IN, **_OF_DETECTORS})
 __all__ = ["METRICS", "Metric", "direction_of", "evaluate", "marked", "metric"]
 SHOTS = ("accuracy_many", "accuracy_medium", "accuracy_few")
 
@@ -68,10 +79,11 @@ def metric(name: str) -> Metric:
     >>> metric("recall/7").direction, metric("sklearn.metrics:average_precision_score").direction
     ('maximize', None)
     """
-    base = "recall" if name.startswith("recall/") else name
+    base = name.split("/")[0] if name.startswith(("recall/", "ap/")) else name
     # Built-ins skip the registry, which reads the entry points of all packages at every look-up
     # (8 ms: more than a metric takes).
-    function = load(_BUILT_IN[base][1]) if base in _BUILT_IN else METRICS.get(base)
+    known = _BUILT_IN.get(base) or _OF_DETECTORS.get(base)
+    function = load(known[1]) if known else METRICS.get(base)
     if not callable(function):
         raise BadInput(f"metric {name!r} cannot be called")
     kind: Kind = getattr(function, "kind", "probability")

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from losslab.datasets.base import Dataset
+from losslab.datasets.detection.base import DetectionDataset
 from losslab.errors import BadInput
 from losslab.experiments.changes import changed_keys
 from losslab.experiments.config import Study
@@ -121,7 +122,7 @@ def _entry(study: Study, device: str) -> dict[str, Any]:
     }
 
 
-def _levels(study: Study, datasets: Mapping[str, Dataset]) -> dict[str, Any]:
+def _levels(study: Study, datasets: Mapping[str, Dataset | DetectionDataset]) -> dict[str, Any]:
     """What the levels are, with the baseline's name and dataset at each."""
     assert study.levels
     values = labelled(study.levels)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from losslab.errors import BadInput
@@ -15,7 +16,7 @@ from losslab.experiments.data import run_data
 from losslab.experiments.plans import Plan
 from losslab.experiments.stacking import plan_of
 from losslab.experiments.states import Job
-from losslab.experiments.training import Parts, advance, prepare, start, validate
+from losslab.experiments.training import ElementParts, Parts, advance, prepare, start
 from losslab.randomness import seed_integer
 
 
@@ -55,6 +56,18 @@ def _problems(job: Job) -> list[str]:
 
 
 def _model_or_loss_problems(parts: Parts, job: Job) -> list[str]:
+    if isinstance(parts, ElementParts):
+        return _element_problems(parts, job)
+    try:
+        parts.batch_loss(job, torch.arange(min(2, len(parts.data.train))), 0).backward()
+    except BadInput as error:
+        return [f"loss: {line}" for line in error.problems]
+    except Exception as error:
+        return [f"loss: fails on the anchors of two images: {_short(error)}"]
+    return []
+
+
+def _element_problems(parts: ElementParts, job: Job) -> list[str]:
     size = min(job.config["training"]["batch_size"], len(parts.data.train), 8)
     features, targets = parts.data.train.features[:size], parts.data.train.targets[:size]
     try:
@@ -104,7 +117,7 @@ def _unsuitable(loss: nn.Module, link: str) -> str:
 def _metric_problems(parts: Parts, job: Job) -> list[str]:
     """A metric given by path may refuse what it gets, and one may have no value on this data."""
     try:
-        values = validate(parts, job)
+        values = parts.validate(job)
     except BadInput as error:
         return [f"metrics: {line}" for line in error.problems]
     except ValueError as error:

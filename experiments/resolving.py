@@ -10,10 +10,11 @@ from pydantic import ValidationError
 
 from losslab.datasets import DATASETS
 from losslab.errors import BadInput, LosslabError
+from losslab.experiments.building import build_box_loss
 from losslab.experiments.data import dataset_for
 from losslab.experiments.models import MODELS
 from losslab.experiments.options import checked, options_model, problems_of
-from losslab.experiments.schema import FIXED, Training
+from losslab.experiments.schema import FIXED, Detector, Training
 from losslab.experiments.spaces import (
     Choices,
     Range,
@@ -24,7 +25,7 @@ from losslab.experiments.spaces import (
     parse_space,
     set_path,
 )
-from losslab.experiments.tasks import TASKS, Task
+from losslab.experiments.tasks import TASKS, Detection, Task
 from losslab.hyperparameters import Hyperparameter
 from losslab.losses import LOSSES
 from losslab.registry import nearest
@@ -62,6 +63,16 @@ class Resolver:
             config[section], found = self.section(section, sections[section], where[section])
             spaces.update({f"{section}.{path}": space for path, space in found.items()})
         task = self._task(config["dataset"], where["dataset"])
+        if isinstance(task, Detection):
+            config["detector"], found = self.section(
+                "detector", sections["detector"], where["detector"]
+            )
+            spaces.update({f"detector.{path}": space for path, space in found.items()})
+        elif task and sections["detector"]:
+            self.problems.append(
+                f"{where['detector']}: belongs to object detection; this dataset's task is "
+                f"{task.kind}"
+            )
         config["loss"], found = self._loss(sections["loss"], where["loss"], task)
         spaces.update({f"loss.{path}": space for path, space in found.items()})
         self._check_head(config, where)
@@ -88,6 +99,9 @@ class Resolver:
         values, spaces = self._cut_spaces(given, where)
         if section == "training":
             return self._training(values, spaces, where)
+        if section == "detector":
+            self._check_box_loss(values.get("box_loss"), where)
+            return self._checked(Detector, values, spaces, where), spaces
         if section == "dataset":
             for path in spaces:
                 self.problems.append(f"{where}.{path}: a dataset's options cannot be searched")
@@ -259,6 +273,8 @@ class Resolver:
         declared: dict[str, Hyperparameter] = loss.declared(link)
         if task is None and "link" not in given:
             declared = {n: h for known in loss.links for n, h in loss.declared(known).items()}
+        if isinstance(task, Detection):
+            self._check_detection_loss(given, link, where)
         structural = _structural(loss, declared)
         usual = {key: entry.default for key, entry in declared.items()}
         values, spaces = self._cut_spaces(given, where, usual)
@@ -277,6 +293,26 @@ class Resolver:
                 spaces[key] = declared_range(declared[key])
                 config[key] = spaces[key].start()
         return config, spaces
+
+    def _check_detection_loss(self, given: Mapping[str, Any], link: str, where: str) -> None:
+        if link != "sigmoid":
+            self.problems.append(f"{where}.link: detectors have a sigmoid for every class")
+        if given.get("reduction", "default") != "default":
+            self.problems.append(
+                f"{where}.reduction: detector.normalizer says what a detector's loss is divided by"
+            )
+
+    def _check_box_loss(self, given: Any, where: str) -> None:
+        """A box loss can be made of what is given; the rest of the section is not its matter."""
+        if given is None:
+            return
+        if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
+            self.problems.append(f"{where}.box_loss: give the name of a box loss, such as giou")
+            return
+        try:
+            build_box_loss(given)
+        except (BadInput, TypeError, ValueError) as error:
+            self.problems.append(f"{where}.box_loss: {error}")
 
     def _unknown_key(
         self, where: str, key: str, link: str, declared: Mapping[str, Any], structural: list[str]

@@ -39,6 +39,58 @@ class Training(Section):
     )
 
 
+class Mining(Section):
+    """Online hard example mining as in the focal loss paper's Table 1d."""
+
+    batch_size: int = Field(128, ge=1, description="anchors that a batch of images keeps")
+    nms_threshold: float = Field(
+        0.7, ge=0, le=1, description="IoU above which an anchor of lower loss is dropped first"
+    )
+    negatives_per_positive: float | None = Field(
+        None, gt=0, description="3 for OHEM 1:3; null: simply the highest losses"
+    )
+
+
+class Detector(Section):
+    """How a detector trains and detects; in detection studies only."""
+
+    normalizer: Literal["positives", "moving_average", "elements"] = Field(
+        "positives",
+        description="what the losses are divided by: positive anchors of the batch, their moving "
+        "average, or (class loss) all elements, as GHM asks for",
+    )
+    box_loss: dict[str, Any] = Field(
+        default_factory=lambda: {"name": "smooth_l1"}, description="a loss of boxes or regression"
+    )
+    box_weight: float = Field(1.0, ge=0, description="factor of the box loss")
+    mining: Mining | None = Field(None, description="OHEM in place of a loss over all anchors")
+    positive: float = Field(0.5, gt=0, le=1, description="IoU from which an anchor is positive")
+    negative: float = Field(0.4, gt=0, le=1, description="IoU below which it is background")
+    best_from: float | None = Field(
+        None, ge=0, le=1, description="a box's best anchors are positive too from this IoU on"
+    )
+    flip: float = Field(0.5, ge=0, le=1, description="share of training images that is mirrored")
+    jitter: tuple[float, float] | None = Field(
+        None, description="range of the factor that training images are scaled by; null for none"
+    )
+    score_threshold: float = Field(0.05, gt=0, lt=1, description="least score of a detection")
+    nms_threshold: float = Field(
+        0.5, ge=0, le=1, description="IoU above which a better detection suppresses another"
+    )
+    top_k: int = Field(1000, ge=1, description="candidates of each level, before suppression")
+    detections: int = Field(100, ge=1, description="most detections in an image")
+
+    @model_validator(mode="after")
+    def _sound(self) -> "Detector":
+        if self.negative > self.positive:
+            raise ValueError(
+                f"negative: must be at most positive ({self.positive}), got {self.negative}"
+            )
+        if self.jitter is not None and not 0 < self.jitter[0] <= self.jitter[1]:
+            raise ValueError(f"jitter: needs 0 < low <= high, got {list(self.jitter)}")
+        return self
+
+
 #: What cannot be searched: it decides what a training is, not how good it is.
 FIXED = ("epochs", "judge", "precision", "time_limit")
 
@@ -99,7 +151,9 @@ class Confirm(Section):
 class Metrics(Section):
     """What is measured, and which metric decides."""
 
-    primary: str = Field("average_precision", description="the objective, on validation")
+    primary: str = Field(
+        "average_precision", description="the objective, on validation; ap in object detection"
+    )
     direction: Literal["maximize", "minimize"] | None = Field(
         None, description="needed for a metric given by path; built-in metrics know theirs"
     )
@@ -156,6 +210,9 @@ class StudyFile(Section):
     loss: dict[str, Any] = Field(
         default_factory=lambda: {"name": "ce"}, description="name, link and hyper-parameters"
     )
+    detector: dict[str, Any] = Field(
+        default_factory=dict, description="in detection: normaliser, box loss, mining, assignment"
+    )
     arms: dict[str, dict[str, Any]] = Field(
         min_length=1, description="what is compared: each arm overrides any part of the file"
     )
@@ -192,7 +249,7 @@ class StudyFile(Section):
         raise ValueError("give a list of losses, such as [ce, focal], or a mapping of named arms")
 
 
-ARM_SECTIONS = ("dataset", "model", "training", "loss")
+ARM_SECTIONS = ("dataset", "model", "training", "detector", "loss")
 
 
 def json_schema() -> dict[str, Any]:
@@ -218,6 +275,8 @@ def json_schema() -> dict[str, Any]:
     }
     properties = schema["properties"]
     properties["training"] = {"$ref": "#/$defs/Training"}
+    definitions["Detector"] = Detector.model_json_schema()
+    properties["detector"] = {"$ref": "#/$defs/Detector"}
     for section in ("dataset", "model", "loss"):
         properties[section] = {"description": properties[section].get("description", ""), **named}
     arm = {"anyOf": [{"type": "string"}, {"type": "null"}, {"type": "object"}]}

@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 Direction = Literal["maximize", "minimize"]
-Kind = Literal["ranking", "probability", "decision"]
+Kind = Literal["ranking", "probability", "decision", "detection"]
 F = TypeVar("F", bound=Callable[..., Any])
 ECE_BINS = 15
 

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from losslab.datasets.base import Split, content_hash
+from losslab.datasets.detection.base import DetectionSplit
 from losslab.experiments.data import Facts, Laid, Need, lay_out, needs_of
 from losslab.experiments.work import Piece
 
 # What the files may take on disk; the ones that were needed longest ago go first.
 LIMIT_BYTES = 4 << 30
 ABOUT = "about.json"
-ARRAYS = ("features", "targets", "ids")
 
 
 class SharedData:
@@ -90,8 +90,8 @@ def write(folder: Path, need: Need, laid: Laid) -> int:
         making.mkdir(parents=True)
         size = 0
         for name, split in laid.splits.items():
-            for kind in ARRAYS:
-                array = np.ascontiguousarray(getattr(split, kind))
+            for kind, given in split.arrays().items():
+                array = np.ascontiguousarray(given)
                 np.save(making / f"{name}-{kind}.npy", array, allow_pickle=False)
                 size += array.nbytes
         (making / ABOUT).write_text(json.dumps(_about(laid)))
@@ -110,10 +110,13 @@ def read(folder: Path, need: Need) -> Laid | None:
     found = place(folder, need)
     try:
         about = json.loads((found / ABOUT).read_text())
+        kind = DetectionSplit if about["task"] == "detection" else Split
         splits = {
-            name: Split(*(np.load(found / f"{name}-{kind}.npy", mmap_mode="c") for kind in ARRAYS))
-            for name in about["digests"]
-        }
+            name: kind.from_arrays({
+                array: _mapped(found / f"{name}-{array}.npy") for array in arrays
+            })
+            for name, arrays in about["arrays"].items()
+        }  # fmt: skip
     except FileNotFoundError:
         return None
     counts = about["class_counts"]
@@ -125,11 +128,20 @@ def read(folder: Path, need: Need) -> Laid | None:
     )
 
 
+def _mapped(file: Path) -> np.ndarray:
+    try:
+        found: np.ndarray = np.load(file, mmap_mode="c")
+    except ValueError:  # no system maps an empty array
+        found = np.load(file)
+    return found
+
+
 def _about(laid: Laid) -> dict[str, Any]:
     counts = laid.class_counts
     return {
         "task": laid.facts.task,
         "class_names": laid.facts.class_names,
+        "arrays": {name: list(split.arrays()) for name, split in laid.splits.items()},
         "digests": laid.digests,
         "class_counts": None if counts is None else [int(count) for count in counts],
     }

@@ -11,7 +11,7 @@ from torch.func import functional_call, vmap
 from losslab.experiments.data import Examples
 from losslab.experiments.stack_optimizers import Columns
 from losslab.experiments.states import Job, State
-from losslab.experiments.tasks import Task
+from losslab.experiments.tasks import ElementTask
 from losslab.experiments.tasks.base import Link
 from losslab.experiments.training import EVALUATION_ELEMENTS, batches, data_of
 
@@ -72,7 +72,7 @@ class StackedModel:
     trained parameters among all, as the optimiser's state dict counts them.
     """
 
-    def __init__(self, module: nn.Module, states: Sequence[State], task: Task, link: Link):
+    def __init__(self, module: nn.Module, states: Sequence[State], task: ElementTask, link: Link):
         self.module = module
         self.task = task
         self.link = link
@@ -183,7 +183,7 @@ def batched_linear(features: Tensor, weight: Tensor, bias: Tensor | None) -> Ten
 class StackedData:
     """The training data of a stack: trainings on one run seed share their split and batches."""
 
-    def __init__(self, jobs: Sequence[Job], task: Task):
+    def __init__(self, jobs: Sequence[Job], task: ElementTask):
         seeds = [job.run_seed for job in jobs]
         distinct = list(dict.fromkeys(seeds))
         self.places = [distinct.index(seed) for seed in seeds]

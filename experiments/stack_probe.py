@@ -14,7 +14,7 @@ from losslab.experiments.building import build_model
 from losslab.experiments.divergence import DIVERGENCES, of_the_machine
 from losslab.experiments.stack_parts import StackedModel, batched_layers
 from losslab.experiments.states import Job, State
-from losslab.experiments.training import Parts, copied, prepare
+from losslab.experiments.training import ElementParts, copied, prepare_elements
 from losslab.randomness import seed_integer
 
 #: Examples in a step, at most.
@@ -29,7 +29,7 @@ class _Misfit(Exception):
     """What differs in a stack."""
 
 
-def misfit(job: Job, parts: Parts | None = None) -> str:
+def misfit(job: Job, parts: ElementParts | None = None) -> str:
     """Why the model of a job cannot train in a stack, or nothing; tried once for each shape.
 
     `parts` are those of the job, where they are at hand.
@@ -38,11 +38,11 @@ def misfit(job: Job, parts: Parts | None = None) -> str:
     shape = [training["batch_size"], training.get("precision"), link, device, job.study_seed]
     key = json.dumps([job.config["dataset"], job.config["model"], shape], sort_keys=True)
     if key not in _found:
-        _found[key] = _tried(job, parts or prepare(job))
+        _found[key] = _tried(job, parts or prepare_elements(job))
     return _found[key]
 
 
-def _tried(job: Job, parts: Parts) -> str:
+def _tried(job: Job, parts: ElementParts) -> str:
     if batched_layers(parts.model) is not None:
         return ""  # written out layer by layer, with nothing of the author's in it
     try:
@@ -60,7 +60,7 @@ def _tried(job: Job, parts: Parts) -> str:
     return ""
 
 
-def _compare(job: Job, parts: Parts) -> None:
+def _compare(job: Job, parts: ElementParts) -> None:
     """Two models, each by itself and both in a stack; raises whatever is against a stack."""
     models = [_model(job, parts, number) for number in range(2)]
     states = [
@@ -94,7 +94,7 @@ def _compare(job: Job, parts: Parts) -> None:
 
 
 def _compare_evaluation(
-    job: Job, parts: Parts, models: list[nn.Module], stack: StackedModel
+    job: Job, parts: ElementParts, models: list[nn.Module], stack: StackedModel
 ) -> None:
     features = parts.data.train.features[:EXAMPLES]
     for row, model in enumerate(models):
@@ -108,7 +108,7 @@ def _compare_evaluation(
             _alike("buffers", ours[name], theirs)
 
 
-def _model(job: Job, parts: Parts, number: int) -> nn.Module:
+def _model(job: Job, parts: ElementParts, number: int) -> nn.Module:
     """A model moved off its initial weights, since zeros among them would hide what is behind."""
     model = build_model(
         job.config["model"],

@@ -32,7 +32,7 @@ from losslab.experiments.training import (
     epoch_row,
     load_weights,
     loss_of,
-    prepare,
+    prepare_elements,
     scores,
     seed_epoch,
 )
@@ -77,7 +77,7 @@ class Stack:
         self.trainings = [job.config["training"] for job in self.jobs]
         self.weights = [state.model for state in states]
         self.device = self.jobs[0].device
-        first = prepare(self.jobs[0])
+        first = prepare_elements(self.jobs[0])
         if why := misfit(self.jobs[0], first):
             raise NotStackable(why)
         losses = [loss_of(job, first.task, data_of(job)) for job in self.jobs]

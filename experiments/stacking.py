@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from losslab.errors import BadInput
 from losslab.experiments.plans import Engine, Plan
 from losslab.experiments.states import Job
-from losslab.experiments.training import Parts, prepare
+from losslab.experiments.training import ElementParts, prepare_elements
 
 #: A stack's activations fit a core's caches up to here; more trainings at once gained nothing.
 CACHE_BYTES = 8_000_000
@@ -39,7 +39,9 @@ def plan_of(job: Job, engine: str, memory: float) -> Plan:
     `engine` is auto, plain or stacked. Raises `BadInput` where the memory is too little for two
     trainings and stacks were asked for.
     """
-    parts = prepare(job)
+    if "detector" in job.config:
+        return Plan("plain", 1, "a detector keeps a core busy by itself", 0.0, 0.0, memory)
+    parts = prepare_elements(job)
     saved, each, data = _bytes(parts, job)
     needs = {"megabytes": each / 1e6, "data": data / 1e6, "memory": memory}
     reason = "engine: plain" if engine == "plain" else _cannot(parts.model)
@@ -118,7 +120,7 @@ def _cannot(model: nn.Module) -> str:
     return ""
 
 
-def _should_not(parts: Parts, job: Job, saved: int) -> str:
+def _should_not(parts: ElementParts, job: Job, saved: int) -> str:
     """Why a stack would be slower than the plain loop, or nothing."""
     if job.device != "cpu":
         return ""
@@ -136,7 +138,7 @@ def convolves(model: nn.Module) -> bool:
     return any(isinstance(module, CONVOLUTION) for module in model.modules())
 
 
-def _bytes(parts: Parts, job: Job) -> tuple[int, int, int]:
+def _bytes(parts: ElementParts, job: Job) -> tuple[int, int, int]:
     """Bytes of a step's activations, of a training in a stack, and of one run seed's data."""
     data, saved = parts.data, _saved(parts, job)
     weights = sum(_size(p) for p in parts.model.parameters())
@@ -149,10 +151,10 @@ def _bytes(parts: Parts, job: Job) -> tuple[int, int, int]:
 
 def step_bytes(job: Job) -> int:
     """Bytes of activations that one training's step keeps for its backward pass."""
-    return _saved(prepare(job), job)
+    return _saved(prepare_elements(job), job)
 
 
-def _saved(parts: Parts, job: Job) -> int:
+def _saved(parts: ElementParts, job: Job) -> int:
     features = parts.data.train.features[: job.config["training"]["batch_size"]]
     sizes: dict[int, int] = {}
 

@@ -8,6 +8,7 @@ had happened.
 
 import copy
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -32,7 +33,7 @@ from losslab.experiments.divergence import DIVERGENCES, of_the_machine, reason_o
 from losslab.experiments.global_random import kept, seed_all
 from losslab.experiments.metrics import evaluate
 from losslab.experiments.states import Course, Job, State
-from losslab.experiments.tasks import TASKS, Task
+from losslab.experiments.tasks import TASKS, ElementTask, Task
 from losslab.experiments.tasks.base import Link, probabilities
 from losslab.losses.base import Loss
 from losslab.randomness import generator, seed_integer
@@ -43,13 +44,12 @@ PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 
 
 @dataclass
-class Parts:
+class Parts(ABC):
     """The live objects of a training while it runs."""
 
     data: RunData
-    task: Task
     model: nn.Module
-    loss: Loss | ForeignLoss
+    loss: nn.Module
     training: Mapping[str, Any]
 
     @cached_property
@@ -57,14 +57,59 @@ class Parts:
         """The optimiser; made when it is asked for, since torch imports its compiler with it."""
         return build_optimizer(self.training, self.model)
 
+    @abstractmethod
+    def batch_loss(self, job: Job, batch: Tensor, epoch: int) -> Tensor:
+        """The loss of the training examples `batch` (indices), to be differentiated."""
+
+    @abstractmethod
+    def validate(self, job: Job) -> dict[str, float]:
+        """The job's metrics on the validation split."""
+
+    def set_progress(self, fraction: float) -> None:
+        """Tell a loss that follows a schedule which share of the training is behind it."""
+        self.loss.set_progress(fraction)  # type: ignore[operator]
+
+
+@dataclass
+class ElementParts(Parts):
+    """A training whose examples, or anchors, have one class each."""
+
+    task: ElementTask
+    loss: Loss | ForeignLoss
+
+    def batch_loss(self, job: Job, batch: Tensor, epoch: int) -> Tensor:
+        """The loss of a batch."""
+        features, targets = self.data.train.features[batch], self.data.train.targets[batch]
+        logits = self.task.logits(self.model(features), job.link)
+        loss: Tensor = self.loss(logits, self.task.loss_targets(targets, job.link))
+        return loss
+
+    def validate(self, job: Job) -> dict[str, float]:
+        """The job's metrics on the validation split, decided at 0.5 or argmax."""
+        logits, targets, _ = logits_and_targets(
+            self.model, self.data.validation, self.task, job.link
+        )
+        return scores(self.data, job, logits, targets)
+
 
 def prepare(job: Job) -> Parts:
     """Data, model and loss of a job, the model at its initial weights."""
     if job.device == "cpu":
         # One and two threads gave different bits; one thread is the promise, in every process.
         torch.set_num_threads(1)
+    if "detector" in job.config:
+        # Here, since other studies have no use for it.
+        from losslab.experiments.detection.parts import prepare_detector
+
+        return prepare_detector(job)
+    return prepare_elements(job)
+
+
+def prepare_elements(job: Job) -> ElementParts:
+    """The same for a task of examples or anchors with one class each."""
     data = data_of(job)
     task = TASKS[data.dataset.task](data.dataset.num_classes)
+    assert isinstance(task, ElementTask)
     model = build_model(
         job.config["model"],
         task,
@@ -75,7 +120,8 @@ def prepare(job: Job) -> Parts:
     )
     precision = data.train.features.dtype
     loss = loss_of(job, task, data)
-    return Parts(data, task, model.to(job.device, precision), loss, job.config["training"])
+    model = model.to(job.device, precision)
+    return ElementParts(data, model, loss, job.config["training"], task)
 
 
 def data_of(job: Job) -> RunData:
@@ -148,7 +194,7 @@ def advance(state: State, until_epoch: int) -> State:
 
 
 def logits_and_targets(
-    model: nn.Module, examples: Examples, task: Task, link: Link
+    model: nn.Module, examples: Examples, task: ElementTask, link: Link
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Float64 logits and targets of all counted elements, and the example id of each."""
     per_example = int(np.prod(examples.targets.shape[1:], dtype=np.int64))
@@ -165,14 +211,6 @@ def logits_and_targets(
     counted = (examples.targets != task.ignore_index).reshape(len(examples), -1).sum(1)
     ids = np.repeat(examples.ids, counted.cpu().numpy())
     return np.concatenate(logits), np.concatenate(targets), ids
-
-
-def validate(parts: Parts, job: Job) -> dict[str, float]:
-    """The job's metrics on the validation split, decided at 0.5 or argmax."""
-    logits, targets, _ = logits_and_targets(
-        parts.model, parts.data.validation, parts.task, job.link
-    )
-    return scores(parts.data, job, logits, targets)
 
 
 def scores(data: RunData, job: Job, logits: np.ndarray, targets: np.ndarray) -> dict[str, float]:
@@ -208,25 +246,23 @@ def _epoch(parts: Parts, job: Job, epoch: int) -> dict[str, float]:
     total, rate = torch.zeros((), dtype=torch.float64, device=job.device), 0.0
     steps = training["epochs"] * len(order)
     for index, batch in enumerate(order):
-        parts.loss.set_progress((epoch * len(order) + index) / steps)
+        parts.set_progress((epoch * len(order) + index) / steps)
         rate = learning_rate(training, epoch * len(order) + index, len(order))
         for group in parts.optimizer.param_groups:
             group["lr"] = rate
-        total += _step(parts, job, batch.to(job.device), training["clip_norm"])
+        total += _step(parts, job, batch.to(job.device), epoch)
     loss = total.item() / len(order)
     sound = np.isfinite(loss) and all(
         bool(torch.isfinite(p).all()) for p in parts.model.parameters()
     )
-    return epoch_row(epoch, loss, rate, validate(parts, job) if sound else {})
+    return epoch_row(epoch, loss, rate, parts.validate(job) if sound else {})
 
 
-def _step(parts: Parts, job: Job, batch: Tensor, clip_norm: float | None) -> Tensor:
-    features, targets = parts.data.train.features[batch], parts.data.train.targets[batch]
-    logits = parts.task.logits(parts.model(features), job.link)
-    loss = parts.loss(logits, parts.task.loss_targets(targets, job.link))
+def _step(parts: Parts, job: Job, batch: Tensor, epoch: int) -> Tensor:
+    loss = parts.batch_loss(job, batch, epoch)
     parts.optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    if clip_norm is not None:
+    if (clip_norm := parts.training["clip_norm"]) is not None:
         nn.utils.clip_grad_norm_(parts.model.parameters(), clip_norm)
     parts.optimizer.step()
     return loss.detach().double()

@@ -65,18 +65,17 @@ def _study_file(entry: Mapping[str, Any], configs: Mapping[str, Any]) -> dict[st
     for name, config in configs.items():
         arms[name] = {"loss": _plain(config["loss"])}
         for section in ARM_SECTIONS[:-1]:
-            other = config[section].get("name") != common[section].get("name")
+            own, shared = config.get(section, {}), common.get(section, {})
+            other = own.get("name") != shared.get("name")
             different = {
-                key: value
-                for key, value in config[section].items()
-                if other or common[section].get(key) != value
+                key: value for key, value in own.items() if other or shared.get(key) != value
             }
             if different:
                 arms[name][section] = _plain(different) if other else different
     file = {
         "study": f"{entry['study']}_selected",
         "seed": entry["resolved"]["seed"],
-        **{section: _plain(common[section]) for section in ARM_SECTIONS[:-1]},
+        **{section: _plain(common[section]) for section in ARM_SECTIONS[:-1] if section in common},
         "arms": arms,
         "search": {"trials": 1, "select": {"best": 1, "seeds": 0}},
         "confirm": {**entry["resolved"]["confirm"], "defaults": False},

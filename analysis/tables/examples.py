@@ -141,6 +141,8 @@ def _read(
         except BadInput as error:
             return {}, str(error)
         if arrays is not None:
+            if "test_logits" not in arrays:
+                return {}, "outputs are detections, which belong to images and not to examples"
             if arrays["test_logits"].size > most:
                 return {}, _TOO_MANY
             found[int(seed)] = (arrays, value)

@@ -5,14 +5,16 @@ alone, and train and validation splits drawn by the run seed.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from losslab.datasets.base import content_hash
+from losslab.datasets.base import TaskKind, content_hash
 from losslab.datasets.detection.annotations import Annotations, box_areas
 
+ANNOTATED = ("offsets", "boxes", "labels", "crowd", "areas")  # of `Annotations`, in its order
 # COCO's size ranges, by area in original pixels: small, medium, large.
 COCO_SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, np.inf)}
 
@@ -42,6 +44,20 @@ class DetectionSplit:
         """A hash of ids, boxes and images, for stating what two runs have in common."""
         return content_hash(self.ids, *self.annotations.arrays(), self.sizes, self.images)
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All arrays by name; `from_arrays` makes the split again."""
+        boxes = dict(zip(ANNOTATED, self.annotations.arrays(), strict=True))
+        own = {name: getattr(self, name) for name in ("images", "ids", "sizes", "scales")}
+        masks = {} if self.masks is None else {"masks": self.masks}
+        return {**own, **masks, **boxes}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "DetectionSplit":
+        """The split of what `arrays` gave."""
+        boxes = Annotations(*(arrays[name] for name in ANNOTATED))
+        own = {name: array for name, array in arrays.items() if name not in ANNOTATED}
+        return cls(annotations=boxes, **own)
+
 
 class DetectionDataset(ABC):
     """A dataset of images with boxes; `losslab.datasets.base.Dataset` tells the contract.
@@ -50,7 +66,7 @@ class DetectionDataset(ABC):
     """
 
     name: str
-    task = "detection"
+    task: TaskKind = "detection"
     class_names: list[str]
     content_hash: str
     options: dict[str, Any]

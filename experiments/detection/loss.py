@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from losslab.errors import BadInput
+from losslab.experiments.building import ForeignLoss
 from losslab.experiments.detection.assignment import IGNORED
 from losslab.experiments.detection.coding import WEIGHTS, decode, encode
 from losslab.experiments.detection.mining import MiningSettings, mine
@@ -62,7 +63,7 @@ class DetectionLoss(nn.Module):
 
     def __init__(
         self,
-        class_loss: Loss,
+        class_loss: Loss | ForeignLoss,
         box_loss: Loss,
         *,
         normalizer: Normalizer = "positives",
@@ -79,6 +80,11 @@ class DetectionLoss(nn.Module):
         self.mining, self.coding = mining, tuple(coding)
         # Of one dimension: torch.compile drops changes of 0-dimensional float64 buffers.
         self.register_buffer("positives", torch.full((1,), initial, dtype=torch.float64))
+
+    def set_progress(self, fraction: float) -> None:
+        """Tell both losses which share of the training is behind them."""
+        for loss in (self.class_loss, self.box_loss):
+            loss.set_progress(fraction)
 
     def forward(
         self, logits: Tensor, offsets: Tensor, anchors: Tensor, labels: Tensor, boxes: Tensor
@@ -144,7 +150,10 @@ def class_targets(labels: Tensor, classes: int, ignored: float = -100.0) -> Tens
 
 
 def _check(
-    class_loss: Loss, box_loss: Loss, normalizer: Normalizer, mining: MiningSettings | None
+    class_loss: Loss | ForeignLoss,
+    box_loss: Loss,
+    normalizer: Normalizer,
+    mining: MiningSettings | None,
 ) -> None:
     problems = []
     if normalizer not in get_args(Normalizer):

@@ -18,5 +18,9 @@ MODELS = Registry(
             "Small convolutional network over images.",
             "losslab.experiments.models.cnn:build",
         ),
+        "retinanet": (
+            "One-stage detector: compact ResNet, feature pyramid, shared class and box subnets.",
+            "losslab.experiments.models.retinanet:build",
+        ),
     },
 )

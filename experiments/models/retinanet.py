@@ -1,6 +1,5 @@
 """RetinaNet in small: backbone, feature pyramid, and two subnets that all levels share."""
 
-import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -24,7 +23,6 @@ def build(
     channels: int = 32,
     head_depth: int = 2,
     head_std: float = 0.01,
-    prior: float | None = None,
     strides: list[int] | None = None,
     scales: int = 3,
     aspects: list[float] | None = None,
@@ -39,8 +37,6 @@ def build(
     - `channels`: width of the pyramid and of both subnets (256 in the paper).
     - `head_depth`: 3 × 3 convolutions in each subnet before its last one (4 in the paper).
     - `head_std`: standard deviation of the subnets' initial weights (0.01 in the paper).
-    - `prior`: off, or the probability π of every class at the start: the last class bias is then
-      -log((1 - π) / π); 0.01 in the paper.
     - `strides`, `scales`, `aspects`, `anchor_size`: see `anchors.AnchorSettings`; strides 4 to 32,
       each twice the one before. Those beyond the backbone's are extra pyramid levels.
     - `channels_last`: memory format of images and weights; same results but for rounding.
@@ -55,14 +51,12 @@ def build(
         anchor_size,
     )
     problems = backbone_problems(width, blocks, norm)
-    problems += _problems(input_shape, outputs, channels, head_depth, prior)
+    problems += _problems(input_shape, outputs, channels, head_depth)
     problems += _stride_problems(settings.strides, len(blocks))
     if problems:
         raise BadInput(problems)
     backbone = ResNet(input_shape[0], width=width, blocks=blocks, block=block, norm=norm)
     model = RetinaNet(backbone, settings, outputs, channels, head_depth, head_std)
-    if prior is not None:
-        model.set_prior(prior)
     if channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model
@@ -113,11 +107,12 @@ class RetinaNet(nn.Module):
         offsets = [_by_anchor(self.box_subnet(level), 4) for level in levels]
         return torch.cat(logits, 1), torch.cat(offsets, 1)
 
-    def set_prior(self, probability: float) -> None:
-        """Let every class of every anchor start at this probability (section 3.3)."""
+    def set_prior(self, probabilities: Tensor) -> None:
+        """Let every anchor start at these probabilities of the classes (K,) (section 3.3)."""
         bias = self.class_subnet[-1].bias
         assert isinstance(bias, Tensor)
-        nn.init.constant_(bias, -math.log((1 - probability) / probability))
+        with torch.no_grad():
+            bias.copy_(torch.logit(probabilities.double()).repeat(len(bias) // self.classes))
 
     def grids(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
         """Rows and columns of each level for images of this size."""
@@ -145,9 +140,7 @@ def _by_anchor(outputs: Tensor, values: int) -> Tensor:
     return outputs.permute(0, 2, 3, 1).reshape(len(outputs), -1, values)
 
 
-def _problems(
-    input_shape: Sequence[int], outputs: int, channels: int, depth: int, prior: float | None
-) -> list[str]:
+def _problems(input_shape: Sequence[int], outputs: int, channels: int, depth: int) -> list[str]:
     problems = []
     if len(input_shape) != 3:
         problems.append(
@@ -160,8 +153,6 @@ def _problems(
         problems.append(f"channels: must be at least 1, got {channels}")
     if depth < 0:
         problems.append(f"head_depth: must be at least 0, got {depth}")
-    if prior is not None and not 0 < prior < 1:
-        problems.append(f"prior: must be off or in (0, 1), got {prior}")
     return problems
 
 

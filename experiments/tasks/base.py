@@ -10,8 +10,8 @@ from torch import Tensor
 Link = Literal["sigmoid", "softmax"]
 
 
-class Task(ABC):
-    """One kind of problem with a number of classes (background included).
+class Task:
+    """One kind of problem with a number of classes (background included, but in detection).
 
     `default_link` is the link of arms that name none, `default_reduction` the reduction of losses
     that name none, and `ignore_index` the target of elements that do not count.
@@ -32,6 +32,10 @@ class Task(ABC):
     def outputs(self, link: Link) -> int:
         """How many numbers the model gives per element: one for two classes under sigmoid."""
         return 1 if link == "sigmoid" and self.num_classes == 2 else self.num_classes
+
+
+class ElementTask(Task, ABC):
+    """A task whose model gives numbers for every example or anchor, each of one class."""
 
     @abstractmethod
     def logits(self, outputs: Tensor, link: Link) -> Tensor:

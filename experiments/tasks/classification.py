@@ -4,10 +4,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from losslab.experiments.tasks.base import Link, Task
+from losslab.experiments.tasks.base import ElementTask, Link
 
 
-class Classification(Task):
+class Classification(ElementTask):
     """Model outputs (B, outputs), targets (B,) of class indices."""
 
     kind = "classification"

@@ -3,10 +3,10 @@
 import numpy as np
 from torch import Tensor
 
-from losslab.experiments.tasks.base import Link, Task
+from losslab.experiments.tasks.base import ElementTask, Link
 
 
-class Dense(Task):
+class Dense(ElementTask):
     """Model outputs (B, A, outputs), targets (B, A): 1 foreground, 0 background, -1 ignored.
 
     Losses are summed over all anchors and divided by the number of foreground ones by default

@@ -68,8 +68,9 @@ def test_over_repeats_the_same_loss_wins_no_more_often_than_stated(response, tri
     found = simulated_differences(two_arms(trials, 2, 10), response, STUDIES, designs)
     rates = error_rates(found)
     for design in designs:
-        assert stated(rates.loc[design, "covers_losses"], 0.95), design
-        assert stated(rates.loc[design, "decided"], 0.05), design
+        # Now and then a search ends far off, and of differences with long tails t covers more.
+        assert rates.loc[design, "covers_losses"] >= bounds(0.95)[0], design
+        assert rates.loc[design, "decided"] <= bounds(0.05)[1], design
         assert abs(rates.loc[design, "error"]) < 4 * rates.loc[design, "error_se"], design
 
 

@@ -255,4 +255,8 @@ def test_every_metric_says_direction_and_kind():
             ("balanced_accuracy", "accuracy", "macro_f1", "recall", "accuracy_many",
              "accuracy_medium", "accuracy_few"), ("maximize", "decision"),
         ),
+        **dict.fromkeys(
+            ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar_100", "anchor_ap"),
+            ("maximize", "detection"),
+        ),
     }  # fmt: skip

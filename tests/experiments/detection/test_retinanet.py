@@ -148,13 +148,15 @@ def test_outputs_stand_in_the_order_of_the_anchors():
 
 
 def test_initial_weights():
-    model = build((3, 64, 64), 5, channels=64, head_depth=4, prior=0.01)
+    model = build((3, 64, 64), 5, channels=64, head_depth=4)
+    shares = torch.tensor([0.01, 0.02, 0.01, 0.1, 0.5])
+    model.set_prior(shares)
     for subnet in (model.class_subnet, model.box_subnet):
         for layer in subnet:
             if isinstance(layer, nn.Conv2d):
                 assert layer.weight.std().item() == pytest.approx(0.01, rel=0.05)
     last = model.class_subnet[-1].bias
-    assert torch.sigmoid(last).tolist() == pytest.approx([0.01] * len(last))
+    assert torch.sigmoid(last).tolist() == pytest.approx(shares.tolist() * 9)
     others = [p for n, p in model.named_parameters() if "subnet" in n and n.endswith("bias")]
     assert [bool(p.any()) for p in others].count(True) == 1
     assert not build((3, 64, 64), 5).class_subnet[-1].bias.any()
@@ -183,7 +185,6 @@ def test_gradients_reach_every_parameter():
         ({"strides": [32, 64]}, "strides: must begin"),
         ({"strides": [4, 8]}, "blocks: 3 stages reach stride 16"),
         ({"norm": "group", "width": 12}, "width: norm group needs a multiple of 8"),
-        ({"prior": 1.0}, "prior: must be off or in (0, 1)"),
         ({"blocks": []}, "blocks: give one or more stages"),
     ],
 )
