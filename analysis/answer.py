@@ -6,7 +6,7 @@ verdict. Every number comes with its interval and its n.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ import pandas as pd
 from losslab.analysis.answer_values import best_arm, key_values
 from losslab.analysis.frames import StudyFrames
 from losslab.analysis.layouts import metric_words
-from losslab.analysis.remarks import remarks_of
+from losslab.analysis.remarks import caution_of, common_caution, remarks_of
 from losslab.analysis.tables import results_table
 from losslab.analysis.wording import (
     counted,
@@ -27,6 +27,16 @@ from losslab.analysis.wording import (
 )
 
 LEVEL = 0.05
+_DECIDED = ("better", "baseline", "undecided")  # verdicts that have an interval
+_SHORT = {
+    "better": "{best} is better than {baseline}",
+    "baseline": "the baseline {baseline} is best",
+    "undecided": "undecided",
+    "unfinished": "unfinished",
+    "alone": "one arm only",
+    "diverged": "all runs diverged",
+    "levels": "see its levels",
+}
 _SHOWN_ARMS = 8  # names in a sentence; the table has them all
 
 
@@ -36,8 +46,9 @@ class Answer:
 
     `verdict`: better (the best arm beats the baseline), baseline (no arm reaches its mean and all
     are worse), undecided, unfinished, alone (one arm), diverged, or levels. `sentence` is the
-    answer, `details` says the same of the other arms or levels, `remarks` are what the sentence
-    does not say, one each. `values` are the key numbers by name, as text, for a paper.
+    answer, `caution` what must be read with it, `details` says the same of the other arms or
+    levels, `remarks` are what the sentence does not say, one each; of levels, those that hold at
+    every level. `values` are the key numbers by name, as text, for a paper.
     """
 
     verdict: str
@@ -45,6 +56,7 @@ class Answer:
     details: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     values: dict[str, str] = field(default_factory=dict)
+    caution: str = ""
 
 
 def answer(frames: StudyFrames) -> Answer:
@@ -78,28 +90,46 @@ def answer(frames: StudyFrames) -> Answer:
         _others(frames, judged, best, lacking),
         tuple(remarks_of(frames, table, best, verdict)) if best is not None else (),
         key_values(frames, judged, best, verdict),
+        caution_of(frames) if best is not None else "",
     )
 
 
 def answer_of_levels(levels: Mapping[str, StudyFrames], label: str) -> Answer:
     """The answer level by level: `levels` maps a level to its frames, `label` says of what."""
     answers = {level: answer(frames) for level, frames in levels.items()}
-    told = [f"at {level} {in_short(levels[level], found)}" for level, found in answers.items()]
-    verdicts = {found.verdict for found in answers.values()}
-    if not verdicts - {"unfinished"}:
-        sentence = f"Unfinished at every level of {label}: " + "; ".join(told) + "."
-    else:
-        sentence = f"By {label}: " + "; ".join(told) + "."
+    sentence = f"By {label}: {_grouped(levels, answers)}."
     remarks = [
         f"Only these values of {label} were tested: {listed(list(levels))}. Nothing is said of "
         f"values between or beyond them.",
         f"Holm's correction is over the arms within each level, not over the {len(levels)} levels.",
     ]
-    for level, found in answers.items():
-        remarks += [f"At {label} {level}: {remark}" for remark in found.remarks]
+    first, *others = answers.values()
+    remarks += [r for r in first.remarks if all(r in other.remarks for other in others)]
     details = tuple(f"At {label} {level}: {found.sentence}" for level, found in answers.items())
-    shared = _shared(remarks, label, list(levels))
-    return Answer("levels", sentence, details, tuple(shared), {"Answer": sentence})
+    caution = common_caution(f for level, f in levels.items() if answers[level].caution)
+    return Answer("levels", sentence, details, tuple(remarks), {"Answer": sentence}, caution)
+
+
+def _grouped(levels: Mapping[str, StudyFrames], answers: Mapping[str, Answer]) -> str:
+    """The levels by what was found there, each with its interval."""
+    groups: dict[tuple[int, str], list[str]] = {}
+    pairs = set()
+    for level, found in answers.items():
+        values, told = found.values, level
+        if found.verdict in _DECIDED and "Difference" in values:
+            who = "" if found.verdict == "better" else f"{values['Compared']} "
+            interval = f"[{values['DifferenceLow']}, {values['DifferenceHigh']}]"
+            told += f" ({who}{values['Difference']} {interval})"
+            pairs.add(int(values["DifferencePairs"]))
+        order = list(_SHORT).index(found.verdict)
+        groups.setdefault((order, _short(levels[level], found)), []).append(told)
+    ordered = sorted(groups.items(), key=lambda group: group[0][0])
+    text = "; ".join(f"{words} at {listed(told)}" for (_, words), told in ordered)
+    if not pairs:
+        return text
+    n = f"{min(pairs)}" if len(pairs) == 1 else f"{min(pairs)} to {max(pairs)}"
+    baseline = next(iter(levels.values())).study["baseline"]
+    return f"{text} (paired differences to {baseline} with 95 % t intervals, n = {n} pairs each)"
 
 
 def missing_runs(frames: StudyFrames) -> dict[str, int]:
@@ -231,17 +261,8 @@ def _others(
 
 def in_short(frames: StudyFrames, found: Answer) -> str:
     """An answer in a few words, with interval and n where there are any."""
-    values = found.values
-    words = {
-        "better": f"{values.get('Best')} is better than {frames.study['baseline']}",
-        "baseline": f"the baseline {frames.study['baseline']} is best",
-        "undecided": "undecided",
-        "unfinished": "unfinished",
-        "alone": "one arm only",
-        "diverged": "all runs diverged",
-        "levels": "see its levels",
-    }[found.verdict]
-    if found.verdict in ("better", "baseline", "undecided") and "Difference" in values:
+    values, words = found.values, _short(frames, found)
+    if found.verdict in _DECIDED and "Difference" in values:
         who = "" if found.verdict == "better" else f"{values['Compared']} against baseline "
         words += (
             f" ({who}{values['Difference']} [{values['DifferenceLow']}, "
@@ -250,16 +271,9 @@ def in_short(frames: StudyFrames, found: Answer) -> str:
     return words
 
 
-def _shared(remarks: Sequence[str], label: str, levels: Sequence[str]) -> list[str]:
-    """What holds at every level is said once."""
-    kept: dict[str, None] = {}
-    for remark in remarks:
-        text = remark
-        for level in levels:
-            text = text.removeprefix(f"At {label} {level}: ")
-        everywhere = all(f"At {label} {level}: {text}" in remarks for level in levels)
-        kept[text if everywhere else remark] = None
-    return list(kept)
+def _short(frames: StudyFrames, found: Answer) -> str:
+    best, baseline = found.values.get("Best"), frames.study["baseline"]
+    return _SHORT[found.verdict].format(best=best, baseline=baseline)
 
 
 def _unfinished(lacking: Mapping[str, int]) -> str:

@@ -10,9 +10,9 @@ from losslab.analysis.wording import decimals, number, p_words
 
 # the key numbers that `Answer.values` may have
 MACRO_NAMES = (
-    "Answer", "Verdict", "Metric", "Baseline", "Best", "BestMean", "BestHalfWidth", "BestRuns",
-    "Compared", "Difference", "DifferenceLow", "DifferenceHigh", "DifferencePairs", "P", "Arms",
-    "Seeds", "Trials",
+    "Answer", "Caution", "Verdict", "Metric", "Baseline", "Best", "BestMean", "BestHalfWidth",
+    "BestRuns", "Compared", "Difference", "DifferenceLow", "DifferenceHigh", "DifferencePairs", "P",
+    "Arms", "Seeds", "Trials",
 )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from textwrap import fill
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,11 +13,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FormatStrFormatter, MaxNLocator, NullLocator
 from scipy.special import expit
 
-from losslab.analysis.loss_curves import ANY, Curves, points
+from losslab.analysis.loss_curves import ANY, Curves
+from losslab.analysis.loss_rows import Row, chosen_rows
 from losslab.analysis.reference_batches import ERROR, ERRORS, LIMIT, SHIFTED, STRETCHED
 from losslab.analysis.style import PAGE, print_style
 
-MOST_ROWS = 8
 # Inches. Fixed, since a layout engine takes longer than all the rest of a gallery.
 _LEFT, _RIGHT, _BETWEEN = 0.72, 1.12, 0.45
 _PANEL, _GAP, _LINE, _TITLE, _FOOT = 0.98, 0.14, 0.132, 0.32, 0.42
@@ -31,13 +31,6 @@ _USUAL: dict[str, Any] = {
 _DEFAULT: dict[str, Any] = {"color": "black", "linewidth": 1.6, "zorder": 3}
 _HEADROOM = 4.0  # how far the other lines may rise above the default and the reference
 _LOG_FROM = 12.0  # weights above that are drawn on a logarithmic scale
-
-
-class Row(NamedTuple):
-    """One row of panels: a hyper-parameter, and the target whose curves are drawn."""
-
-    hyperparameter: str
-    target: str
 
 
 @print_style()
@@ -68,31 +61,6 @@ def loss_figure(curves: Curves) -> Figure:
     for axis, label in zip(panels[-1], labels, strict=True):
         axis.set_xlabel(label)
     return figure
-
-
-def chosen_rows(curves: Curves) -> tuple[list[Row], list[Row]]:
-    """The rows that are drawn, at most `MOST_ROWS`, and those of least effect that are left out."""
-    active = curves.active()
-    if SHIFTED in curves.targets:
-        return [Row(name, "") for name in active], []
-    rows = [Row(name, target) for name, targets in active.items() for target in targets]
-    if len(rows) <= MOST_ROWS:
-        return rows, []
-    order = sorted(rows, key=lambda row: -_effect(curves, row))
-    # One row for each hyper-parameter before a second one for any.
-    first = {row.hyperparameter: row for row in reversed(order)}.values()
-    kept = set([*first, *(row for row in order if row not in first)][:MOST_ROWS])
-    return [row for row in rows if row in kept], [row for row in rows if row not in kept]
-
-
-def _effect(curves: Curves, row: Row) -> float:
-    """The largest change of the gradient over the range, by the gradient's size."""
-    values = curves.values(row.hyperparameter)
-    ends = [curves.line(*row, value) for value in (values[0], values[-1])]
-    margins = ends[0]["margin"]
-    at = np.linspace(0.9 * margins.min(), 0.9 * margins.max(), 60)
-    low, high = (points(end, "gradient", at) for end in ends)
-    return float(np.nanmax(np.abs(low - high)) / np.nanmax(np.abs([low, high])))
 
 
 def _canvas(rows: int, head: str) -> tuple[Figure, np.ndarray]:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from itertools import cycle, islice
 from pathlib import Path
 from textwrap import fill
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import seaborn as sns
@@ -87,17 +87,19 @@ def save(figure: Figure, folder: str | Path, name: str) -> list[Path]:
     return paths
 
 
-def logarithmic(axis: Axes) -> None:
-    """A logarithmic vertical axis, once its lines are drawn, with two tick labels or more.
+def logarithmic(axis: Axes, which: Literal["x", "y"] = "y") -> None:
+    """A logarithmic axis, once its lines are drawn, with two tick labels or more.
 
     Minor ticks would take most of the time of drawing; over less than two decades they are needed.
     """
-    axis.set_yscale("log")
-    axis.yaxis.set_minor_locator(NullLocator())
-    low, high = axis.get_ylim()
+    axis.set(**{f"{which}scale": "log"})
+    ticks, (low, high) = (
+        (axis.xaxis, axis.get_xlim()) if which == "x" else (axis.yaxis, axis.get_ylim())
+    )
+    ticks.set_minor_locator(NullLocator())
     if high < 100 * low:
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+        ticks.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ticks.set_major_formatter(FormatStrFormatter("%g"))
 
 
 def label_panels(axes: list[Axes], titles: list[str]) -> None:

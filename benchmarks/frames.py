@@ -20,6 +20,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,18 @@ def timed(what: str, read: Callable[[], Any]) -> Any:
     return frames
 
 
+def timed_report(what: str, read: Callable[[], Any], out: Path) -> None:
+    """Print what reading and the report take together, by this process and the one beside it."""
+    from losslab.analysis.report import write_report_files
+
+    before, wall = os.times(), time.perf_counter()
+    page = write_report_files(read(), out, workers=None)[0]
+    after, wall = os.times(), time.perf_counter() - wall
+    cpu = sum(after[:4]) - sum(before[:4])
+    print(f"  {what}: wall {wall:.1f} s, CPU {cpu:.1f} s; page {page.stat().st_size / 1e6:.1f} MB",
+          flush=True)  # fmt: skip
+
+
 def floor(cache: Path) -> None:
     """Print what it takes to read the cache's bytes."""
     files = list(cache.rglob("*.parquet"))
@@ -199,6 +212,14 @@ def main() -> None:
         folder = home / "large"
         timed("first", lambda: frames_from_folder(folder, cache=cache / "folder"))
         timed("again", lambda: frames_from_folder(folder, cache=cache / "folder"))
+        if options.report:
+            print("report", flush=True)
+            out = home / "reports"
+            timed_report(
+                "from the folder", partial(frames_from_folder, folder, cache=False), out / "folder"
+            )
+            local = partial(frames_from_mlflow, uri, "large", cache=cache / "local")
+            timed_report("from the local store", local, out / "store")
         if not options.no_parts:
             return
         print("local store without parts, as older versions wrote it", flush=True)
@@ -221,6 +242,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--no-parts", action="store_true", help="also as if an older version had mirrored it"
     )
+    options.add_argument("--report", action="store_true", help="also the report of the study")
     return options
 
 

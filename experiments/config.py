@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from losslab.errors import BadInput
 from losslab.experiments.arms import Arm, check_shared_sections, make_arm, standing_baseline
 from losslab.experiments.consistency import (
+    check_contrasts,
     check_names,
     check_rungs,
     check_sampler,
@@ -30,6 +31,7 @@ from losslab.experiments.reading import apply_overrides, find_study, normalise, 
 from losslab.experiments.resolving import Resolver
 from losslab.experiments.schema import (
     Confirm,
+    Contrast,
     Levels,
     Metrics,
     Search,
@@ -62,6 +64,7 @@ class Study:
     confirm: Confirm
     metrics: Metrics
     direction: str
+    contrasts: list[Contrast]
     levels: Levels | None
     resolved: dict[str, Any] = field(repr=False)
     written: dict[str, Any] = field(repr=False)
@@ -120,6 +123,7 @@ def load_study(
     file = _validated(content, problems)
     name = file.study or stem
     check_names(name, file, problems)
+    check_contrasts(file, problems)
     resolver = Resolver(file.seed, folder or Path.cwd(), problems)
     direction = direction_told(file, problems)
     parts = [_arms(file, resolver)] if file.levels is None else _levels(content, file, resolver)
@@ -145,6 +149,7 @@ def load_study(
         confirm=file.confirm,
         metrics=metrics,
         direction=direction,
+        contrasts=file.contrasts,
         levels=file.levels,
         resolved=resolved,
         # Resolved arms have their level in them, and a file of them would no longer say so.
@@ -231,9 +236,12 @@ def _resolved(
         own = {"search": {"trials": arm.search.trials}} if arm.search != file.search else {}
         return {**config, **own}
 
+    # Left out where there are none, as in studies from before there were any.
+    contrasts = {"contrasts": [each.model_dump() for each in file.contrasts]}
     return {
         "study": name,
         "question": file.question,
+        **(contrasts if file.contrasts else {}),
         "seed": file.seed,
         "device": file.device,
         "engine": file.engine,

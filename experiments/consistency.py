@@ -10,6 +10,7 @@ from losslab.experiments.metrics import METRICS, direction_of, metric
 from losslab.experiments.schema import Metrics, StudyFile
 from losslab.experiments.spaces import Choices
 from losslab.randomness import stable_hash
+from losslab.registry import nearest
 
 if TYPE_CHECKING:
     from losslab.experiments.arms import Arm
@@ -48,6 +49,19 @@ def check_names(study: str, file: StudyFile, problems: list[str]) -> None:
             problems.append(
                 f"arms.{name}: {alike!r} is an arm too; names must differ in more than case"
             )
+
+
+def check_contrasts(file: StudyFile, problems: list[str]) -> None:
+    """A contrast names two different arms of the file."""
+    for number, contrast in enumerate(file.contrasts):
+        where = f"contrasts.{number}"
+        for side in ("better", "than"):
+            arm = getattr(contrast, side)
+            if arm not in file.arms:
+                hint = nearest(arm, file.arms) or f" (arms: {', '.join(file.arms)})"
+                problems.append(f"{where}.{side}: no arm is called {arm!r}{hint}")
+        if contrast.better == contrast.than:
+            problems.append(f"{where}: compares {contrast.than!r} with itself")
 
 
 def check_rungs(file: StudyFile, arms: Mapping[str, "Arm"], problems: list[str]) -> None:

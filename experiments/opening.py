@@ -109,6 +109,7 @@ def _entry(study: Study, device: str) -> dict[str, Any]:
         "budget": study.search.trials,
         "metrics": [study.metrics.primary, *study.metrics.extra],
         "dataset": datasets[study.baseline].describe(),
+        "contrasts": [contrast.model_dump() for contrast in study.contrasts],
         "levels": _levels(study, datasets) if study.levels else None,
         "content_hashes": {name: dataset.content_hash for name, dataset in datasets.items()},
         "device": device,

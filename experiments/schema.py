@@ -192,6 +192,14 @@ class Levels(Section):
     label: str | None = Field(None, description="what the setting is called in figures and tables")
 
 
+class Contrast(Section):
+    """A claim that is put down before the study runs: one arm is better than another."""
+
+    better: str = Field(description="the arm that the claim says is better")
+    than: str = Field(description="the arm that it is compared with")
+    claim: str = Field("", description="the claim in words, with its source")
+
+
 class StudyFile(Section):
     """A study file: one question, its dataset, model, arms, budget and seeds."""
 
@@ -221,6 +229,9 @@ class StudyFile(Section):
     )
     baseline: str | None = Field(
         None, description="the arm that others are compared with; null: plain cross-entropy"
+    )
+    contrasts: list[Contrast] = Field(
+        default_factory=list, description="claims put down beforehand, each answered in a word"
     )
     search: Search = Field(default_factory=Search)
     confirm: Confirm = Field(default_factory=Confirm)

@@ -2,9 +2,9 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -14,6 +14,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from losslab.experiments.config import Study, load_study
 from losslab.experiments.executors import Kind, usable_cores
@@ -23,6 +24,9 @@ from losslab.experiments.opening import resolve_device
 from losslab.experiments.preflight import estimate, preflight
 from losslab.experiments.protocol import run_study
 from losslab.experiments.search import check_sampler_packages
+
+if TYPE_CHECKING:
+    from losslab.analysis.layouts import Layout
 
 
 class ShowProgress(Observer):
@@ -126,28 +130,35 @@ def run_with_progress(
     if quiet:
         return
     from losslab.analysis.answer import answer
-    from losslab.analysis.layouts import results_layout
-    from losslab.analysis.tables import results_table
-    from losslab.reporting import where
+    from losslab.reporting import key_table, where
 
     assert frames.folder is not None
     folder = frames.folder
     out = Console(width=None if sys.stdout.isatty() else 160)
-    table = Table(title=frames.study["question"] or frames.study["study"])
-    layout = results_layout(results_table(frames))
-    rows = layout.frame()
-    for column in rows.columns:
-        table.add_column(str(column), justify="left" if column == rows.columns[0] else "right")
-    for row in rows.itertuples(index=False):
-        table.add_row(*(str(cell) for cell in row))
-    out.print(table)
+    layout = key_table(frames)
+    out.print(terminal_table(layout, frames.study["question"] or frames.study["study"]))
     out.print(layout.caption, style="dim", markup=False, highlight=False)
-    out.print(answer(frames).sentence, markup=False, highlight=False)
+    found = answer(frames)
+    for text in filter(None, [found.sentence, found.caution]):
+        out.print(text, markup=False, highlight=False)
     for line in where(folder / "report" / "report.html"):
         out.print(line, soft_wrap=True, markup=False, highlight=False)
     if tracking_uri != "none":
         store = tracking_uri or f"losslab ui --home {folder.parent}"
-        out.print(f"every run, in MLflow: {store}", soft_wrap=True, highlight=False)
+        out.print(f"every run, in MLflow: {store}", soft_wrap=True, markup=False, highlight=False)
+
+
+def terminal_table(layout: "Layout", title: str) -> Table:
+    """A table as a terminal shows it."""
+    # as Text, since rich would read the brackets of a plain string as markup
+    table = Table(title=Text(title))
+    rows = layout.frame()
+    for column in rows.columns:
+        justify: JustifyMethod = "left" if column == rows.columns[0] else "right"
+        table.add_column(Text(str(column)), justify=justify)
+    for row in rows.itertuples(index=False):
+        table.add_row(*(Text(str(cell)) for cell in row))
+    return table
 
 
 def dry_run(source: str, overrides: Sequence[str], home: str | None, workers: int | None) -> str:

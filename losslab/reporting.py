@@ -10,6 +10,7 @@ from losslab.inspecting import frames_of, study_folder, writing
 
 if TYPE_CHECKING:
     from losslab.analysis.frames import StudyFrames
+    from losslab.analysis.layouts import Layout
 
 REPORTS = "reports"  # in the home folder: what belongs to no study folder there
 
@@ -23,6 +24,7 @@ def report(
     MLflow server) to `reports/<names>` in the home folder.
     """
     from losslab.analysis.answer import answer
+    from losslab.analysis.remarks import common_caution
     from losslab.analysis.report import write_comparison, write_report_files
     from losslab.analysis.report.comparison import sentences
 
@@ -38,9 +40,26 @@ def report(
         if len(frames) == 1:
             (only,) = frames.values()
             page = write_report_files(only, place, workers=None)[0]
-            return [answer(only).sentence, *where(page)]
+            told = answer(only)
+            return [told.sentence, *filter(None, [told.caution]), *where(page)]
         page = write_comparison(frames, place)[0]
-        return [*sentences(frames), *where(page)]
+        caution = common_caution(frames.values())
+        return [*sentences(frames), *filter(None, [caution]), *where(page)]
+
+
+def key_table(frames: "StudyFrames") -> "Layout":
+    """The one table that a terminal shows: the results; of a study over levels, arms × levels."""
+    from losslab.analysis.layouts import results_layout
+    from losslab.analysis.levels import by_level
+    from losslab.analysis.tables import results_table
+    from losslab.analysis.tables.catalogue import several_tables
+
+    levels = by_level(frames)
+    return (
+        several_tables(levels)[0].layout
+        if len(levels) > 1
+        else results_layout(results_table(frames))
+    )
 
 
 def where(page: Path) -> list[str]:

@@ -12,6 +12,8 @@ from losslab.analysis.figures.parts import (
     columns_of,
     counted,
     label_outer,
+    limit_to_lines,
+    metric_bounds,
     minimizes,
 )
 from losslab.analysis.figures.search import search_trials
@@ -47,7 +49,7 @@ def best_of_k_figure(frames: StudyFrames) -> Figure | None:
                 curve["k"], curve["low"], curve["high"], color=look["color"], alpha=0.15, lw=0
             )
         else:
-            axis.step(curve["k"], curve["expected"], where="post", **look)
+            axis.step(curve["k"], curve["expected"], where="mid", **look)
 
     figure, axes = arm_panels(
         frames, list(searches), draw, lambda arm: arm_words(arm, f"(n = {len(searches[arm])})")
@@ -55,7 +57,8 @@ def best_of_k_figure(frames: StudyFrames) -> Figure | None:
     what = "expected best" if independent else "best so far"
     label = f"{what} {metric_words(frames.study['primary'])}\non validation"
     label_outer(axes, columns_of(axes), "trials k", label)
-    _limit(axes, list(curves.values()))
+    every = np.concatenate([curve["expected"].to_numpy(float) for curve in curves.values()])
+    limit_to_lines(axes, every, metric_bounds(frames.study["primary"]))
     for axis in axes:
         axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], integer=True))
     return figure
@@ -106,14 +109,6 @@ def _curve(frames: StudyFrames, values: np.ndarray, independent: bool) -> pd.Dat
         return expected_best(values, higher_is_better=not minimizes(frames))
     best = (np.minimum if minimizes(frames) else np.maximum).accumulate(values)
     return pd.DataFrame({"k": np.arange(1, len(values) + 1), "expected": best})
-
-
-def _limit(axes: list[Axes], curves: list[pd.DataFrame]) -> None:
-    """The lines decide: an interval of one trial may be many times as wide."""
-    every = np.concatenate([curve["expected"].to_numpy(float) for curve in curves])
-    space = 0.08 * (every.max() - every.min()) or 0.05
-    for axis in axes:
-        axis.set_ylim(every.min() - space, every.max() + space)
 
 
 def _sampler(frames: StudyFrames) -> str:

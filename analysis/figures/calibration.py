@@ -26,6 +26,7 @@ from losslab.analysis.predictions import RunSummary, run_summaries
 from losslab.analysis.style import COLUMN, new_figure, print_style
 
 _MOST_ARMS = 12
+_FEW = 5  # examples of a bin in a run below which its outcome says little
 _SIDES = (("bins", "as trained", ORANGE, "s", "none"), ("bins_after", "scaled", BLUE, "o", BLUE))
 
 
@@ -35,8 +36,8 @@ def reliability_figure(frames: StudyFrames) -> Figure | None:
 
     One panel per arm. Points are means over run seeds with 95 % t intervals (Wilson intervals of
     the one run where there is one); grey bars are the shares of test examples in the bins, before
-    scaling. The expected calibration error (mean over seeds) stands in the panel. None without
-    per-example outputs.
+    scaling; points of bins with fewer than 5 examples a run are pale. The expected calibration
+    error (mean over seeds) stands above the panel. None without per-example outputs.
     """
     runs = dict(list(run_summaries(frames).items())[:_MOST_ARMS])
     if not runs:
@@ -49,8 +50,7 @@ def reliability_figure(frames: StudyFrames) -> Figure | None:
             _reliability(axis, own, name, colour, marker, face)
         before, after = np.mean([run.ece for run in own], axis=0)
         words = f"ECE {_short(before)} → {_short(after)}"
-        axis.text(0.03, 0.97, words, transform=axis.transAxes, va="top", fontsize=6.5)
-        axis.set_title(arm_words(arm, f"(n = {len(own)})"), loc="left")
+        axis.set_title(f"{arm_words(arm, f'(n = {len(own)})')}\n{words}", loc="left")
         axis.set(xlim=(0, 1), ylim=(0, 1))
         axis.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
         axis.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
@@ -78,8 +78,9 @@ def reliability_caption(frames: StudyFrames) -> str:
         f"Reliability on test in 15 bins of equal width ({what}confidence), as trained and after "
         "temperature scaling fitted on each run's validation split; "
         f"{counted('runs', [len(own) for own in runs.values()])} an arm: means over seeds with "
-        "95 % t intervals (one run: Wilson). Bars: share of examples in a bin. ECE: expected "
-        "calibration error, mean over seeds, before → after."
+        "95 % t intervals (one run: Wilson), pale where a bin has fewer than "
+        f"{_FEW} examples a run. Bars: share of examples in a bin. ECE: expected "
+        "calibration error, mean over seeds, before → after." + _left_out(runs)
     )
 
 
@@ -151,13 +152,16 @@ def _reliability(
         some = np.maximum(count, 1)
         low, high = proportion_confint(np.nan_to_num(outcome) * some, some, method="wilson")
     confidence, _, _ = t_band(bins[:, 1])
-    filled = np.isfinite(outcome)
     low, high = np.clip(low, 0, 1), np.clip(high, 0, 1)
-    error = np.maximum([(outcome - low)[filled], (high - outcome)[filled]], 0)
-    axis.errorbar(
-        confidence[filled], outcome[filled], yerr=error, fmt=marker, color=colour, mfc=face,
-        ms=3, linewidth=0.7, clip_on=False,
-    )  # fmt: skip
+    error = np.maximum([outcome - low, high - outcome], 0)
+    many = bins[:, 0].mean(axis=0) >= _FEW
+    for kept, alpha in ((many, 1.0), (~many & np.isfinite(outcome), 0.35)):
+        if not kept.any():  # nothing, but unclipped, would stand in the layout's way
+            continue
+        axis.errorbar(
+            confidence[kept], outcome[kept], yerr=error[:, kept], fmt=marker, color=colour,
+            mfc=face, ms=3, linewidth=0.7, clip_on=False, alpha=alpha,
+        )  # fmt: skip
 
 
 def _shares(axis: Axes, runs: list[RunSummary]) -> None:
@@ -173,6 +177,11 @@ def _interval(
     mean, (low, high) = float(np.mean(values)), t_bounds(values)
     axis.plot([max(low, 0), high], [height] * 2, color=colour, linewidth=1)
     axis.plot(mean, height, marker=marker, color=colour, mfc=face, ms=4)
+
+
+def _left_out(runs: dict[str, list[RunSummary]]) -> str:
+    left = len(runs) - _MOST_ARMS
+    return f" {left} further arms are left out." if left > 0 else ""
 
 
 def _short(value: float) -> str:

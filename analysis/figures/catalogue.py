@@ -9,6 +9,7 @@ from losslab.analysis.figures import (
     budgets,
     calibration,
     classes,
+    grids,
     learning,
     levels,
     parallel,
@@ -134,6 +135,12 @@ SEVERAL_FIGURES: tuple[SeveralFigure, ...] = (
     ),
     SeveralFigure(
         "datasets", "Arms by datasets", several.datasets_figure, several.datasets_caption
+    ),
+    SeveralFigure(
+        "class_balanced_grid",
+        "Errors by loss, beta and imbalance",
+        grids.grid_of_runs_figure,
+        grids.grid_of_runs_caption,
     ),
     SeveralFigure(
         "critical_difference_nemenyi",

@@ -31,6 +31,7 @@ from losslab.analysis.style import logarithmic, plain, print_style
 from losslab.analysis.tables import per_seed
 
 _MOST_ARMS = 12
+_MOST_CLASSES, _GROUPS = 20, 12  # whose recalls are a line that one can follow
 _SIDES = (("-", BLUE), ((0, (4, 1.5)), ORANGE))
 
 
@@ -38,13 +39,14 @@ _SIDES = (("-", BLUE), ((0, (4, 1.5)), ORANGE))
 def class_recall_figure(frames: StudyFrames) -> Figure | None:
     """Recall of every class on test against its training rows: mean and 95 % t interval.
 
-    Of the selected configurations at argmax. None where the study has no recall of three classes,
-    or does not say how often the classes occur.
+    Of the selected configurations at argmax. More than 20 classes are drawn as the means of 12
+    groups of classes that occur about as often. None where the study has no recall of three
+    classes, or does not say how often the classes occur.
     """
     counts, recalls = _class_recalls(frames)
     if not recalls:
         return None
-    rows = np.array(list(counts.values()), dtype=float)
+    rows, recalls = _grouped(counts, recalls)
     order = np.argsort(rows, kind="stable")
 
     def draw(axis: Axes, arm: str, look: dict) -> None:
@@ -61,18 +63,23 @@ def class_recall_figure(frames: StudyFrames) -> Figure | None:
     for axis in axes:
         axis.set_ylim(-0.02, 1.02)
         if rows.max() >= 10 * rows.min() > 0:
-            axis.set_xscale("log")
+            logarithmic(axis, "x")
     return figure
 
 
 def class_recall_caption(frames: StudyFrames) -> str:
     """What `class_recall_figure` shows."""
     counts, recalls = _class_recalls(frames)
+    groups = len(counts) > _MOST_CLASSES
+    each = (
+        f"Mean recall on test of {_GROUPS} groups of the {len(counts)} classes, ordered by their"
+        if groups
+        else f"Recall on test of each of the {len(counts)} classes against its"
+    )
     return (
-        f"Recall on test of each of the {len(counts)} classes against its number of training "
-        "examples, at argmax, selected configurations, "
+        f"{each} number of training examples, at argmax, selected configurations, "
         f"{counted('runs', [len(table) for table in recalls.values()])} an arm: mean and 95 % t "
-        "band over run seeds, for each class by itself."
+        f"band over run seeds, for each {'group' if groups else 'class'} by itself."
     )
 
 
@@ -166,10 +173,29 @@ def _class_recalls(frames: StudyFrames) -> tuple[dict[str, int], dict[str, pd.Da
     return counts, found
 
 
+def _grouped(
+    counts: dict[str, int], recalls: dict[str, pd.DataFrame]
+) -> tuple[np.ndarray, dict[str, pd.DataFrame]]:
+    """Training rows and recalls of the classes, or of groups of them where they are many.
+
+    A group's training rows are the median of its classes', its recall their mean in each run.
+    """
+    rows = np.array(list(counts.values()), dtype=float)
+    if len(counts) <= _MOST_CLASSES:
+        return rows, recalls
+    groups = np.array_split(np.argsort(rows, kind="stable"), _GROUPS)
+    means = {
+        arm: pd.DataFrame({i: table.iloc[:, g].mean(axis=1) for i, g in enumerate(groups)})
+        for arm, table in recalls.items()
+    }
+    return np.array([np.median(rows[group]) for group in groups]), means
+
+
 def _display_edges(runs: dict[str, list[RunSummary]]) -> np.ndarray:
     """About 50 bins over the margins but for the outermost hundredth of either half of the classes.
 
-    Over the arms the ends are quantiles: one arm's wild logits shall not squeeze the others.
+    Over the arms the ends are at most twice the median arm's: one arm's wild logits shall not
+    squeeze the others.
     """
     ends = []
     for own in runs.values():
@@ -177,9 +203,10 @@ def _display_edges(runs: dict[str, list[RunSummary]]) -> np.ndarray:
             if total.sum():
                 ends.append(np.searchsorted(np.cumsum(total) / total.sum(), [0.01, 0.99]))
     lows, highs = np.reshape(ends, (-1, 2)).T
-    first, last = int(np.quantile(lows, 0.1)), int(np.quantile(highs, 0.75)) + 1
-    step = max(1, (last - first) // 50)
     zero = (len(MARGIN_EDGES) - 1) // 2  # an edge at zero parts right from wrong
+    first = int(max(lows.min(), zero + 2 * (np.median(lows) - zero)))
+    last = int(min(highs.max(), zero + 2 * (np.median(highs) - zero))) + 1
+    step = max(1, (last - first) // 50)
     first, last = zero - -(-(zero - first) // step) * step, zero + -(-(last - zero) // step) * step
     places = np.arange(min(first, zero - step), max(last, zero + step) + 1, step)
     return MARGIN_EDGES[places[(places >= 0) & (places < len(MARGIN_EDGES))]].round(6)

@@ -14,6 +14,8 @@ from losslab.analysis.figures.parts import (
     confirmed,
     counted,
     label_outer,
+    limit_to_lines,
+    metric_bounds,
     sentence,
     t_band,
 )
@@ -33,8 +35,11 @@ def learning_curves_figure(frames: StudyFrames) -> Figure | None:
     if not curves:
         return None
 
+    bounds = metric_bounds(frames.study["primary"])
+
     def draw(axis: Axes, arm: str, look: dict) -> None:
         mean, low, high = t_band(curves[arm].to_numpy())
+        low, high = np.clip([low, high], *bounds)
         epochs = curves[arm].columns.to_numpy()
         axis.plot(epochs, mean, **look)
         if len(curves[arm]) > 1:
@@ -50,7 +55,13 @@ def learning_curves_figure(frames: StudyFrames) -> Figure | None:
     for axis in axes:
         axis.margins(x=0.02)
         axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], integer=True))
-    _limit(axes, curves)
+    # the means and where every run ends; one run's first epoch would press all else flat
+    shown = [
+        part
+        for table in curves.values()
+        for part in (table.mean(), table.ffill(axis=1).iloc[:, -1])
+    ]
+    limit_to_lines(axes, np.concatenate(shown), bounds)
     return figure
 
 
@@ -78,12 +89,3 @@ def _curves(frames: StudyFrames) -> dict[str, pd.DataFrame]:
         if len(own):
             found[arm] = own.pivot_table(index="key", columns="epoch", values=column)
     return found
-
-
-def _limit(axes: list[Axes], curves: dict[str, pd.DataFrame]) -> None:
-    """A band of few seeds may leave the range of all values by far: it is cut."""
-    values = np.concatenate([table.to_numpy().ravel() for table in curves.values()])
-    low, high = np.nanmin(values), np.nanmax(values)
-    space = 0.08 * (high - low) or 0.05
-    for axis in axes:
-        axis.set_ylim(low - space, high + space)

@@ -25,6 +25,7 @@ from losslab.analysis.figures.parts import (
     label_outer,
     legend_below,
     markers,
+    metric_bounds,
     minimizes,
     panel_grid,
     sentence,
@@ -52,14 +53,16 @@ def levels_figure(mapping: Mapped) -> Figure | None:
     figure, (axis,) = new_figure(COLUMN, 2.9)
     looks = zip(tables, arm_looks(list(tables)), markers(len(tables)), strict=True)
     x, handles = np.array(list(levels.values())), []
+    first = next(iter(mapping.values()))
+    bounds = metric_bounds(first.study["primary"])
     for position, (arm, look, marker) in enumerate(looks):
         mean, low, high = t_band(tables[arm].to_numpy(float))
         at = _dodged(x, position, len(tables), _is_log(x))
+        low, high = np.clip([low, high], *bounds)
         error = [mean - low, high - mean]
         axis.errorbar(at, mean, yerr=error, marker=marker, ms=3, elinewidth=0.8, **look)
         handles.append(Line2D([], [], marker=marker, ms=3, label=arm_words(arm), **look))
     _level_axis([axis], x)
-    first = next(iter(mapping.values()))
     axis.set(xlabel=_label(mapping), ylabel=f"{metric_words(first.study['primary'])} on test")
     n = counted("replicates", _sizes(tables))
     legend_below(figure, handles, f"mean, 95 % t interval, {n}")
@@ -83,7 +86,8 @@ def crossover_figure(mapping: Mapped) -> Figure | None:
     """Each arm's paired difference to the baseline against the level, and where it changes sign.
 
     One panel per arm: mean and 95 % t interval at every level, and the crossing with its interval
-    (`statistics.crossover`) as a diamond on the line of zero. None where levels are no numbers,
+    (`statistics.crossover`) as a diamond on the line of zero, in words above the panel; several
+    crossings, which have no interval, are hollow diamonds. None where levels are no numbers,
     fewer than two, or the baseline stands alone.
     """
     found = crossovers(mapping)
@@ -98,14 +102,20 @@ def crossover_figure(mapping: Mapped) -> Figure | None:
         error = [mean - low, high - mean]
         axis.errorbar(x, mean, yerr=error, marker="o", ms=3, color=BLUE, elinewidth=0.8)
         _crossing(axis, crossing)
-        axis.set_title(arm_words(arm, f"(n = {crossing.n})"), loc="left")
+        words = f"{arm_words(arm, f'(n = {crossing.n})')}\n{_title(crossing)}"
+        axis.set_title(words, loc="left")
     _level_axis(axes, x)
     label_outer(axes, columns_of(axes), _label(mapping), _difference_label(mapping))
     handles = [
         Line2D([], [], color=BLUE, marker="o", ms=3, label="mean difference, 95 % t interval"),
         Line2D([], [], color=DARK, marker="D", ms=4, label="crossing, 95 % interval"),
     ]
-    legend_below(figure, handles, columns=1 if len(axes) == 1 else 2)
+    if any(len(crossing.crossings) > 1 for _, crossing in found.values()):
+        several = "one of several crossings"
+        handles.append(
+            Line2D([], [], ls="", color=DARK, marker="D", mfc="none", ms=4, label=several)
+        )
+    legend_below(figure, handles, columns=1 if len(axes) == 1 else 3)
     return figure
 
 
@@ -114,7 +124,9 @@ def crossover_caption(mapping: Mapped) -> str:
     found = crossovers(mapping)
     first = next(iter(mapping.values()))
     better = "below zero" if minimizes(first) else "above zero"
-    said = "; ".join(f"{arm}: {_words(crossing)}" for arm, (_, crossing) in found.items())
+    said = "; ".join(
+        f"{arm}: {_words(crossing)}, n = {crossing.n}" for arm, (_, crossing) in found.items()
+    )
     return (
         f"Paired differences in {metric_words(first.study['primary'])} on test to "
         f"{first.study['baseline']} against the {_label(mapping)}: means with 95 % t intervals "
@@ -204,11 +216,11 @@ def _dodged(x: np.ndarray, position: int, count: int, log: bool) -> np.ndarray:
 
 
 def _crossing(axis: Axes, crossing: Crossover) -> None:
-    if np.isnan(crossing.position):
-        words = crossing.reason
-        axis.text(0.04, 0.96, words, transform=axis.transAxes, va="top", fontsize=6.5, color="0.3")
-        return
     line: dict[str, Any] = {"color": DARK, "zorder": 4}
+    if np.isnan(crossing.position):
+        for position in crossing.crossings:
+            axis.plot(position, 0, marker="D", ms=4, mfc="none", **line)
+        return
     if np.isfinite(crossing.low):
         axis.plot([crossing.low, crossing.high], [0, 0], linewidth=2.2, **line)
         for end, is_open, arrow in (
@@ -220,14 +232,19 @@ def _crossing(axis: Axes, crossing: Crossover) -> None:
     axis.plot(crossing.position, 0, marker="D", ms=4, **line)
 
 
+def _title(crossing: Crossover) -> str:
+    return ("" if np.isnan(crossing.position) else "crossing ") + _words(crossing)
+
+
 def _words(crossing: Crossover) -> str:
     if np.isnan(crossing.position):
-        return crossing.reason
+        at = ", ".join(f"{position:.3g}" for position in crossing.crossings)
+        return f"{crossing.reason}: {at}" if at else crossing.reason
     if np.isnan(crossing.low):
         return f"{crossing.position:.3g} ({crossing.reason})"
     low = f"≤ {crossing.low:.3g}" if crossing.low_open else f"{crossing.low:.3g}"
     high = f"≥ {crossing.high:.3g}" if crossing.high_open else f"{crossing.high:.3g}"
-    return f"{crossing.position:.3g} [{low}, {high}], n = {crossing.n}"
+    return f"{crossing.position:.3g} [{low}, {high}]"
 
 
 def _label(mapping: Mapped) -> str:

@@ -20,6 +20,12 @@ BLUE, ORANGE, GREEN, RED = sns.color_palette("colorblind")[:4]
 OVERLAID = 4  # lines that one panel holds and a reader still tells apart
 MOST_POINTS = 400  # of one row or panel; more hide each other and make files of megabytes
 _MARKERS = "osD^vP"
+# metrics that lie between 0 and 1, whatever an interval says
+_SHARES = {
+    "average_precision", "roc_auc", "balanced_accuracy", "accuracy", "macro_f1", "recall", "ece",
+    "accuracy_many", "accuracy_medium", "accuracy_few", "ap", "ap50", "ap75", "ap_small",
+    "ap_medium", "ap_large", "ar_100", "anchor_ap",
+}  # fmt: skip
 
 Draw = Callable[[Axes, str, dict[str, Any]], None]
 
@@ -134,6 +140,31 @@ def t_band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return (mean, *ends)
 
 
+def metric_bounds(metric: str) -> tuple[float, float]:
+    """The least and the greatest value of a metric; infinite where they are not known.
+
+    >>> metric_bounds("recall/7"), metric_bounds("log_loss"), metric_bounds("mine:score")
+    ((0.0, 1.0), (0.0, inf), (-inf, inf))
+    """
+    if metric.split("/")[0] in _SHARES:
+        return 0.0, 1.0
+    return (0.0 if metric in ("log_loss", "brier") else -np.inf), np.inf
+
+
+def limit_to_lines(
+    axes: Sequence[Axes], values: np.ndarray, bounds: tuple[float, float] = (-np.inf, np.inf)
+) -> None:
+    """A vertical range that shows `values`, and of `bounds` no more than their edge.
+
+    The lines decide: an interval of few replicates may be many times as wide.
+    """
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    space = 0.08 * (high - low) or 0.05
+    edge = 0.15 * space  # a line on the edge is drawn whole
+    for axis in axes:
+        axis.set_ylim(max(low - space, bounds[0] - edge), min(high + space, bounds[1] + edge))
+
+
 def interval_bar(
     axis: Axes,
     values: pd.Series,
@@ -192,10 +223,11 @@ def any_diverged(frames: StudyFrames) -> bool:
 def counted(word: str, numbers: Sequence[int]) -> str:
     """`n = 5 runs`, or `n = 3 to 5 runs` where the arms differ.
 
-    >>> counted("runs", [5, 5]), counted("runs", [5, 3])
-    ('n = 5 runs', 'n = 3 to 5 runs')
+    >>> counted("runs", [5, 5]), counted("runs", [5, 3]), counted("runs", [1])
+    ('n = 5 runs', 'n = 3 to 5 runs', 'n = 1 run')
     """
     low, high = min(numbers, default=0), max(numbers, default=0)
+    word = word.removesuffix("s") if high == 1 == low else word
     return f"n = {low:,} {word}" if low == high else f"n = {low:,} to {high:,} {word}"
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator
 
 from losslab.analysis.figures.parts import (
     DARK,
@@ -26,7 +27,7 @@ from losslab.analysis.figures.search import (
 from losslab.analysis.frames import StudyFrames
 from losslab.analysis.layouts import metric_words
 from losslab.analysis.remembering import once
-from losslab.analysis.style import PAGE, new_figure, plain, print_style
+from losslab.analysis.style import PAGE, new_figure, print_style
 from losslab.errors import BadInput
 
 _MOST_ARMS = 12
@@ -91,7 +92,7 @@ def importances_figure(frames: StudyFrames) -> Figure | None:
         return None
     table = found.table.iloc[:_MOST_ARMS]
     rows, columns = table.shape
-    figure, (axis,) = new_figure(min(PAGE, 1.9 + 0.75 * columns), 0.85 + 0.3 * rows)
+    figure, (axis,) = new_figure(min(PAGE, 1.9 + 0.75 * columns), 0.95 + 0.36 * rows)
     axis.imshow(np.nan_to_num(table.to_numpy(float)), cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for row in range(rows):
         for column in range(columns):
@@ -102,10 +103,10 @@ def importances_figure(frames: StudyFrames) -> Figure | None:
                 fontsize=6 if pd.isna(value) else 7, color="white" if value > 0.6 else "0.1",
             )  # fmt: skip
     axis.set_xticks(range(columns), [parameter_word(c).replace(" ", "\n") for c in table])
-    axis.set_yticks(range(rows), [plain(f"{a} (n = {found.trials[a]})", 30) for a in table.index])
+    axis.set_yticks(range(rows), [arm_words(a, f"(n = {found.trials[a]})") for a in table.index])
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
-    axis.set_xlabel(f"importance by {found.method} (a row adds up to 1)")
+    figure.supxlabel(f"importance by {found.method}\n(a row adds up to 1)", fontsize=8)
     return figure
 
 
@@ -156,7 +157,9 @@ def response_figure(frames: StudyFrames) -> Figure | None:
     bar.set_label(f"{metric_words(frames.study['primary'])} on validation", fontsize=7)
     bar.outline.set_visible(False)
     handles = [
-        Line2D([], [], ls="", marker="o", color="0.5", mec="white", ms=4, label="complete trial"),
+        Line2D(
+            [], [], ls="", marker="o", color="0.8", mec=DARK, mew=0.5, ms=4, label="complete trial"
+        ),
         Line2D([], [], ls="", marker="o", mfc="none", mec=DARK, ms=8, label="selected"),
     ]
     legend_below(figure, handles)
@@ -208,13 +211,22 @@ def _surface(
     edges = [span.at(np.linspace(0, 1, _CELLS + 1)) for span in spans]
     axis.pcolormesh(*edges, np.ma.masked_where(blank, mean), rasterized=True, **shades)
     dots = thinned(own.sort_values("value", ascending=frames.study.get("direction") != "minimize"))
-    axis.scatter(
-        dots[first], dots[second], c=dots["value"], s=14 if len(own) < 100 else 6,
-        edgecolor="white", linewidths=0.5, clip_on=False, zorder=3, **shades,
-    )  # fmt: skip
+    few = len(own) < 100
+    size = 14 if few else 6
+    at: dict[str, Any] = {"x": dots[first], "y": dots[second], "clip_on": False, "zorder": 3}
+    if few:  # a white rim is seen on dark, the edge on light
+        axis.scatter(**at, s=2.6 * size, color="white", linewidths=0)
+    edge: dict[str, Any] = {
+        "edgecolor": DARK if few else "white",
+        "linewidths": 0.5 if few else 0.3,
+    }
+    axis.scatter(**at, s=size, c=dots["value"], **edge, **shades)
     for span, scale in zip(spans, (axis.set_xscale, axis.set_yscale), strict=True):
         if span.log:
             scale("log")
+    for which in (axis.xaxis, axis.yaxis):
+        if which.get_scale() == "log":
+            which.set_minor_locator(NullLocator())  # most of the time of drawing
     axis.set(xlim=(spans[0].low, spans[0].high), ylim=(spans[1].low, spans[1].high))
 
 

@@ -85,7 +85,7 @@ def slices_figure(frames: StudyFrames) -> Figure | None:
             else:
                 words = {"transform": axis.transAxes, "ha": "center", "color": "0.4"}
                 axis.text(0.5, 0.5, "not searched", fontsize=6.5, **words)
-        row[0].set_ylabel(f"{plain(short(arm, 20))}\n(n = {len(own)})", fontsize=7)
+        row[0].set_ylabel(f"{plain(short(arm, 24), 13)}\n(n = {len(own)})", fontsize=7)
     for position, column in enumerate(columns):
         scale_parameter(list(grid[:, position]), frames, column, trials)
         grid[-1, position].set_xlabel(parameter_word(column))
@@ -244,7 +244,8 @@ def _panel(axis: Axes, own: pd.DataFrame, column: str) -> None:
         axis.plot(lost[column], np.full(len(lost), 0.02), ls="", ms=4, in_layout=False, **look)
     chosen = own[own["selected"] & own["value"].notna()]
     ring: dict[str, Any] = {"marker": "o", "mfc": "none", "mec": DARK, "ms": 8, "clip_on": False}
-    axis.plot(chosen[column], chosen["value"], ls="", **ring)
+    if len(chosen):  # nothing, but unclipped, would stand in the layout's way
+        axis.plot(chosen[column], chosen["value"], ls="", **ring)
 
 
 def _state_handles(trials: pd.DataFrame) -> list[Line2D]:

@@ -22,6 +22,7 @@ from losslab.analysis.figures.parts import (
     counted,
     interval_bar,
     legend_below,
+    metric_bounds,
     minimizes,
     sentence,
     thinned,
@@ -31,12 +32,6 @@ from losslab.analysis.layouts import metric_words
 from losslab.analysis.statistics import mean_interval, probability_of_outperforming
 from losslab.analysis.style import COLUMN, new_figure, print_style
 from losslab.analysis.tables import compared_arms, per_seed, replicate_unit
-
-# metrics that lie between 0 and 1, whatever an interval says
-_UNIT = {
-    "average_precision", "roc_auc", "balanced_accuracy", "accuracy", "macro_f1", "recall", "ece",
-    "accuracy_many", "accuracy_medium", "accuracy_few",
-}  # fmt: skip
 
 
 @print_style()
@@ -99,8 +94,11 @@ def differences_figure(frames: StudyFrames) -> Figure | None:
     """Forest plot: each arm's paired differences to the baseline, with mean and 95 % t interval.
 
     At the right P(A > B), the share of pairs that the arm wins (ties count half), with Bouthillier
-    et al.'s verdict. None where there is no pair to show: one arm only, or no run yet.
+    et al.'s verdict. None where there is no pair to show: one arm only, or no run yet; and for a
+    study with levels, whose arms have one baseline at each: `by_level(frames)` are its studies.
     """
+    if frames.study.get("levels"):
+        return None
     table = compared_arms(frames)
     table = table[table["n"] > 0]
     if table.empty:
@@ -172,8 +170,8 @@ def _limit(axis: Axes, shown: Iterable[pd.Series], metric: str) -> None:
     ends = [e for each in estimates for e in (each.low, each.high) if np.isfinite(e)]
     low = max(min([low, *ends]), low - 0.5 * span)
     high = min(max([high, *ends]), high + 0.5 * span)
-    if metric.split("/")[0] in _UNIT:
-        low, high = max(low, 0.0), min(high, 1.0)
+    least, greatest = metric_bounds(metric)
+    low, high = max(low, least), min(high, greatest)
     space = 0.04 * (high - low) or 0.05
     axis.set_xlim(low - space, high + space)
 

@@ -60,6 +60,42 @@ def pairwise_layout(table: pd.DataFrame, study: str) -> Layout:
     return Layout(f"pairwise-{study}", header, rows, caption + legend(notes), (0, 1, 5))
 
 
+def contrasts_layout(table: pd.DataFrame, study: str) -> Layout:
+    """Claims and their answers; see `tables.comparisons.contrasts_table`."""
+    notes: dict[str, str] = {}
+    digits = digits_of(table["half_width"])
+    levelled = bool((table["level"] != "").any())
+    rows = []
+    for line in table.to_dict("records"):
+        renamed = {f"difference_{edge}": line[edge] for edge in ("low", "high")}
+        renamed |= {"difference": line["difference"], "difference_missing": line["reason"]}
+        rows.append(
+            [
+                Cell(line["claim"]),
+                *([Cell(line["level"])] if levelled else []),
+                Cell(f"{line['better']} − {line['than']}"),
+                Cell(difference_text(renamed, digits, notes)),
+                Cell(p_text(line["p_holm"])),
+                Cell(line["answer"], line["answer"] in ("held", "reversed")),
+                Cell(str(line["n"])),
+            ]
+        )
+    first = table.iloc[0]
+    noun = replicates(first)
+    metric = f"{metric_words(first['metric'])} {ARROWS[first['direction']]}"
+    header = ["claim", *(["level"] if levelled else []), "contrast", "difference [95 % CI]"]
+    header += ["p (Holm)", "answer", "n"]
+    caption = (
+        f"{study}: claims put down in the study file before it ran, selected configurations, "
+        f"{metric} on the test split. The difference is the mean paired one over {noun} with its "
+        f"95 % t interval; p is of the paired t-test, Holm-corrected over the {len(table)} rows. "
+        f"Held and reversed where p is at most 0.05, else undecided, which is no proof that there "
+        f"is no difference."
+    )
+    texts = (0, 1, 2) if levelled else (0, 1)
+    return Layout(f"contrasts-{study}", header, rows, caption + legend(notes), texts)
+
+
 def power_layout(table: pd.DataFrame) -> Layout:
     """What the study could have found; see `tables.comparisons.power_table`."""
     notes: dict[str, str] = {}

@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from losslab.analysis.answer import Answer, answer
 from losslab.analysis.frames import StudyFrames
+from losslab.analysis.remarks import common_caution
 from losslab.analysis.report.collecting import (
     Drawn,
     draw,
@@ -23,6 +25,7 @@ from losslab.experiments.consistency import slug
 
 PAGE = "report.html"
 FOCAL = {"focal", "focal_star"}
+KEY_TABLES = ("results", "ledger")
 _KEY_FIGURES = ("seeds", "differences")  # of a level, or of one study among several
 
 
@@ -70,7 +73,10 @@ def write_report_files(
         label = frames.study["levels"]["label"]
         overview = _overview(f"By {label}", levels, [], folder)
         for level, inside in levels.items():
-            one, files = _lean(inside, f"{label} {level}", folder, f"{slug(title)}-{label}-{level}")
+            # what all arms spent at all levels stands in one table for the study
+            one, files = _lean(
+                inside, f"{label} {level}", folder, f"{slug(title)}-{label}-{level}", ("results",)
+            )
             parts.append(one)
             written += files
     shown = [*drawn, *(overview.figures if overview else ())]
@@ -97,7 +103,7 @@ def write_comparison(studies: Mapping[str, StudyFrames], folder: str | Path) -> 
     written = write_tables(tables, folder / "tables")
     overview = _overview("The studies together", studies, tables, folder)
     written += _paths(overview.figures)
-    told = Answer("several", " ".join(overview.sentences))
+    told = Answer("several", " ".join(overview.sentences), caution=overview.caution)
     parts = []
     for name, frames in studies.items():
         part, files = _lean(frames, name, folder, name)
@@ -123,19 +129,25 @@ def _overview(
     figures = list(draw(usable, several, folder / "figures"))
     if not tables:
         return Overview(title, figures=figures)
-    return Overview(title, sentences(several), tables, figures, list(reasons(several)))
+    caution = common_caution(several.values())
+    return Overview(title, sentences(several), tables, figures, list(reasons(several)), caution)
 
 
-def _lean(frames: StudyFrames, title: str, folder: Path, name: str) -> tuple[Part, list[Path]]:
-    """A level, or one study among several: answer, results, ledger, key figures; and its files."""
+def _lean(
+    frames: StudyFrames, title: str, folder: Path, name: str, kept: Sequence[str] = KEY_TABLES
+) -> tuple[Part, list[Path]]:
+    """A level, or one study among several: answer, key tables, key figures; and its files."""
     from losslab.analysis.figures.catalogue import STUDY_FIGURES
 
     key = slug(name)
-    tables = key_tables(frames)
+    tables = [table for table in key_tables(frames) if table.name in kept]
     files = write_tables(tables, folder / "tables" / key)
     chosen = [figure for figure in STUDY_FIGURES if figure.name in _KEY_FIGURES]
     figures = list(draw(chosen, frames, folder / "figures" / key))
-    part = Part(key, title, frames, answer(frames), tables, figures)
+    found = answer(frames)
+    if frames.study.get("level"):
+        found = replace(found, caution="")  # it stands beside the answer over all levels
+    part = Part(key, title, frames, found, tables, figures)
     files += write_fragment(folder / "paper" / key, key, part.answer, tables, figures)
     return part, [*files, *_paths(figures)]
 

@@ -52,7 +52,7 @@ def write_fragment(
         texts[f"tables/{table.name}.tex"] = to_latex(table.layout, f"tab:{key}-{table.name}")
     for figure in drawn:
         texts[f"figures/{figure.name}.tex"] = _figure(figure, key)
-    texts["main.tex"] = _main(tables, drawn, inner)
+    texts["main.tex"] = _main(answer, tables, drawn, inner)
     written = []
     for name, text in texts.items():
         path = folder / name
@@ -65,13 +65,16 @@ def write_fragment(
     return written
 
 
-def _main(tables: Sequence[StudyTable], figures: Sequence[Drawn], inner: Sequence[str]) -> str:
+def _main(
+    answer: Answer, tables: Sequence[StudyTable], figures: Sequence[Drawn], inner: Sequence[str]
+) -> str:
     lines = [
         r"% \input this file, or single lines of it; needs \usepackage{booktabs,graphicx}.",
         r"% In another folder: \newcommand{\losslabFolder}{path/to/this/folder} before it.",
         r"\providecommand{\losslabFolder}{.}",
         r"\input{\losslabFolder/macros}",
         r"\losslabAnswer",
+        *([r"\losslabCaution"] if answer.caution else []),
         *(rf"\input{{\losslabFolder/tables/{table.name}}}" for table in tables),
         *(rf"\input{{\losslabFolder/figures/{figure.name}}}" for figure in figures),
     ]
@@ -87,7 +90,7 @@ def _main(tables: Sequence[StudyTable], figures: Sequence[Drawn], inner: Sequenc
 
 
 def _macros(answer: Answer) -> str:
-    values = {"Answer": answer.sentence, **answer.values}
+    values = {"Answer": answer.sentence, "Caution": answer.caution or "—", **answer.values}
     # all of them in every fragment, so that none keeps the value of another study
     known = (rf"\def\losslab{name}{{{escape(values.get(name, '—'))}}}" for name in MACRO_NAMES)
     return "\n".join([*known, _GRAPHIC])

@@ -77,6 +77,7 @@ class Overview:
     tables: Sequence[StudyTable] = ()
     figures: Sequence[Drawn] = ()
     reasons: Sequence[str] = ()
+    caution: str = ""
 
 
 def study_page(part: Part, overview: Overview | None = None, levels: Sequence[Part] = ()) -> str:

@@ -12,18 +12,19 @@ _MANY = 24  # seeds that are listed one by one
 
 @dataclass(frozen=True)
 class Repeating:
-    """The commands, the facts as pairs of words, and the resolved study file."""
+    """The commands, the facts as pairs of words, the study file, and what may be said of it."""
 
     commands: tuple[str, ...]
     facts: tuple[tuple[str, str], ...]
     study_file: str
+    study_file_is: str
 
 
 def repeating(frames: StudyFrames) -> Repeating:
     """How to repeat a study, from its `study.json`; older ones lack some facts, which are said.
 
     The study file that comes with it is the resolved one: no default, override or shipped file can
-    change what it means.
+    change what it means. Only that over levels is as it was written, with the overrides in it.
     """
     study = frames.study
     commit = str(study.get("code") or study.get("git") or "")
@@ -32,7 +33,13 @@ def repeating(frames: StudyFrames) -> Repeating:
         commands.append(f"git checkout {commit.rstrip('+')}")
     commands.append(f"losslab run {STUDY_FILE}")
     commands.append(f"losslab report {study['study']}")
-    return Repeating(tuple(commands), tuple(_facts(study, frames)), str(study.get("yaml") or ""))
+    file_is = (
+        "it has every override in it, and leaves the rest to the defaults of the code named here"
+        if study.get("levels")
+        else "it is the resolved one, with nothing left to defaults"
+    )
+    facts = tuple(_facts(study, frames))
+    return Repeating(tuple(commands), facts, str(study.get("yaml") or ""), file_is)
 
 
 def _facts(study: dict[str, Any], frames: StudyFrames) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from losslab.analysis.frames import StudyFrames
 from losslab.analysis.layouts import Layout, ledger_layout, results_layout, sweep_layout
-from losslab.analysis.layouts.comparisons import pairwise_layout, power_layout
+from losslab.analysis.layouts.comparisons import contrasts_layout, pairwise_layout, power_layout
 from losslab.analysis.layouts.datasets import (
     datasets_layout,
     differences_layout,
@@ -28,7 +28,7 @@ from losslab.analysis.layouts.views import (
 )
 from losslab.analysis.levels import by_level
 from losslab.analysis.sweeps import sweep_table, swept_parameters
-from losslab.analysis.tables.comparisons import pairwise_table, power_table
+from losslab.analysis.tables.comparisons import contrasts_table, pairwise_table, power_table
 from losslab.analysis.tables.datasets import datasets_table, ranking, ranks_table
 from losslab.analysis.tables.examples import examples_table
 from losslab.analysis.tables.published import published_table
@@ -60,7 +60,7 @@ def study_tables(frames: StudyFrames, *, ledger: bool = False) -> list[StudyTabl
     """
     levels = by_level(frames)
     compared = several_tables(levels) if len(levels) > 1 else list(_compared(frames, ledger))
-    return [*compared, *_spent(frames)]
+    return [*_claimed(frames), *compared, *_spent(frames)]
 
 
 def several_tables(several: Mapping[str, StudyFrames]) -> list[StudyTable]:
@@ -101,6 +101,21 @@ def several_tables(several: Mapping[str, StudyFrames]) -> list[StudyTable]:
 def _dataset_name(name: str, frames: StudyFrames) -> str:
     level = frames.study.get("level")
     return f"{level['label']} {name}" if level else name
+
+
+def _claimed(frames: StudyFrames) -> Iterator[StudyTable]:
+    """The claims of the study file and their answers."""
+    table = contrasts_table(frames)
+    if table.empty or not table["n"].max() > 0:
+        return
+    layout = contrasts_layout(table, frames.study["study"])
+    parts = by_level(frames) or {"": frames}
+    runs = {level: Confirmed.of(part) for level, part in parts.items()}
+    behind = [
+        [runs[level].behind(arm, "selected") for arm in (better, than)]
+        for level, better, than in table[["level", "better", "than"]].to_numpy()
+    ]
+    yield StudyTable("contrasts", table, layout, cell_sources(layout, lambda i, j: behind[i]))
 
 
 def _compared(frames: StudyFrames, ledger: bool) -> Iterator[StudyTable]:

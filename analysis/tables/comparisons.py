@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from losslab.analysis.frames import StudyFrames
+from losslab.analysis.levels import by_level
 from losslab.analysis.statistics import (
     detectable_difference,
     holm,
@@ -65,6 +67,39 @@ def pairwise_table(frames: StudyFrames) -> pd.DataFrame:
     `outperforms_reason`. Empty with fewer than two arms.
     """
     return _pairs(frames, list(combinations(frames.arms, 2)))
+
+
+def contrasts_table(frames: StudyFrames) -> pd.DataFrame:
+    """The claims that the study file put down beforehand, each with its answer.
+
+    One row per contrast and level: `claim, better, than, level` ("" without levels), the columns of
+    `compared_arms` from `difference` (better − than) to `reason`, `p_holm` over all rows, and
+    `answer`: held where the difference has the claimed sign and p_holm ≤ .05, reversed where it has
+    the other one, else undecided; untested with less than two pairs. Empty without contrasts.
+    """
+    contrasts = frames.study.get("contrasts") or []
+    parts = []
+    for level, part in (by_level(frames) or {"": frames}).items():
+        there = [c for c in contrasts if {c["better"], c["than"]} <= set(part.arms)]
+        if there:
+            table = _pairs(part, [(c["better"], c["than"]) for c in there])
+            claims = [c["claim"] or f"{c['better']} is better than {c['than']}" for c in there]
+            parts.append(table.assign(claim=claims, level=level))
+    if not parts:
+        return pd.DataFrame()
+    table = pd.concat(parts, ignore_index=True).rename(columns={"a": "better", "b": "than"})
+    table["p_holm"] = holm(table["p"].astype(float))
+    verdicts = [
+        _verdict(line.difference, line.p, line.p_holm, line.n, _gains(line))
+        for line in table.itertuples()
+    ]
+    words = {"better": "held", "worse": "reversed", "untested": "untested"}
+    table["answer"] = [words.get(verdict, "undecided") for verdict in verdicts]
+    return table.drop(columns=["verdict"])
+
+
+def _gains(line: Any) -> bool:
+    return bool(line.difference < 0 if line.direction == "minimize" else line.difference > 0)
 
 
 def power_table(frames: StudyFrames) -> pd.DataFrame:

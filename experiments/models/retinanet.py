@@ -22,11 +22,11 @@ def build(
     norm: Literal["train", "frozen", "group"] = "train",
     channels: int = 32,
     head_depth: int = 2,
-    head_std: float = 0.01,
+    head_std: float = 0.03,
     strides: list[int] | None = None,
     scales: int = 3,
     aspects: list[float] | None = None,
-    anchor_size: float = 4.0,
+    anchor_size: float = 2.0,
     channels_last: bool = True,
 ) -> "RetinaNet":
     """The detector of Lin et al. 2017, section 4, for images (3, height, width).
@@ -36,8 +36,9 @@ def build(
     - `width`, `blocks`, `block`, `norm`: the backbone, see `resnet.ResNet`; blocks [1, 1, 1].
     - `channels`: width of the pyramid and of both subnets (256 in the paper).
     - `head_depth`: 3 × 3 convolutions in each subnet before its last one (4 in the paper).
-    - `head_std`: standard deviation of the subnets' initial weights (0.01 in the paper).
-    - `strides`, `scales`, `aspects`, `anchor_size`: see `anchors.AnchorSettings`; strides 4 to 32,
+    - `head_std`: standard deviation of the subnets' initial weights. The paper's 0.01 is for 256
+      channels; by default 0.03 for 32, which a signal comes through as well.
+    - `strides`, `scales`, `aspects`, `anchor_size`: see `anchors.AnchorSettings`; strides 8 to 32,
       each twice the one before. Those beyond the backbone's are extra pyramid levels.
     - `channels_last`: memory format of images and weights; same results but for rounding.
 
@@ -45,7 +46,7 @@ def build(
     """
     blocks = [1, 1, 1] if blocks is None else blocks
     settings = AnchorSettings(
-        tuple([4, 8, 16, 32] if strides is None else strides),
+        tuple([8, 16, 32] if strides is None else strides),
         scales,
         tuple([0.5, 1.0, 2.0] if aspects is None else aspects),
         anchor_size,

@@ -190,22 +190,36 @@ class StudyWriter:
         record = self.read(f"{name}.json")
         self.write(f"{name}.json", {**record, "outputs": f"{name}.npz"})
 
+    def random_outputs(self, arms, count, classes=2, n=400, seed=0) -> dict:
+        """Outputs of `count` seeds of each arm; what was written, by arm and seed."""
+        rng, written = np.random.default_rng(seed), {}
+        for arm in arms:
+            for i in range(count):
+                if classes == 2:
+                    y = (rng.random(n) < 0.2).astype(int)
+                    z = rng.normal(-2 + 3 * y, 1.5)
+                else:
+                    y, z = rng.integers(0, classes, n), rng.normal(size=(n, classes))
+                    z[np.arange(n), y] += 1.5
+                written[arm, i] = (z.astype(np.float32), y)
+                self.outputs(arm, i, *written[arm, i])
+        return written
+
     def frames(self):
         return frames_from_folder(self.folder)
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory, monkeypatch):
+@pytest.fixture(autouse=True, scope="module")
+def _own_cache(tmp_path_factory):
     """Nothing is written into the user's cache."""
-    monkeypatch.setenv("LOSSLAB_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOSSLAB_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield
 
 
-@pytest.fixture
-def study(tmp_path):
-    """A factory of study writers, each in a folder of its own."""
-
+def _factory(parent: Path):
     def make(effects=None, **options) -> StudyWriter:
-        folder = tmp_path / f"study-{len(list(tmp_path.iterdir()))}"
+        folder = parent / f"study-{len(list(parent.iterdir()))}"
         folder.mkdir()
         default = {"ce": 0.0, "balanced_ce": 0.001, "focal": 0.02}
         return StudyWriter(folder, default if effects is None else effects, **options)
@@ -213,10 +227,8 @@ def study(tmp_path):
     return make
 
 
-@pytest.fixture
-def messy(study):
-    """Diverged, pruned and missing runs, a hostile name, an arm without any confirmation."""
-    writer = study({"ce": 0.0, HOSTILE: 0.02, "never run": 0.0})
+def _messy(make) -> StudyWriter:
+    writer = make({"ce": 0.0, HOSTILE: 0.02, "never run": 0.0})
     writer.study["arms"]["never run"]["slug"] = "never"
     writer.write("study.json", writer.study)
     for arm in ("ce", HOSTILE):
@@ -225,3 +237,27 @@ def messy(study):
     writer.diverge(HOSTILE, "selected", 2)
     (writer.folder / "confirm/arm-1/selected-0004.json").unlink()
     return writer
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A factory of study writers, each in a folder of its own."""
+    return _factory(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def kept_study(tmp_path_factory):
+    """The same for what all tests of a module read and none changes."""
+    return _factory(tmp_path_factory.mktemp("kept"))
+
+
+@pytest.fixture
+def messy(study):
+    """Diverged, pruned and missing runs, a hostile name, an arm without any confirmation."""
+    return _messy(study)
+
+
+@pytest.fixture(scope="module")
+def kept_messy(kept_study):
+    """The same for what all tests of a module read and none changes."""
+    return _messy(kept_study)

@@ -3,6 +3,7 @@
 import doctest
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from scipy import stats
 from losslab.analysis import wording
 from losslab.analysis.answer import answer, answer_of_levels
 from losslab.analysis.answer_values import MACRO_NAMES
+from losslab.analysis.remarks import FALSE_WINS
 
 
 def _values(frames, arm, variant="selected"):
@@ -48,8 +50,8 @@ def test_a_clear_win(study):
     assert found.sentence.startswith("On this test split focal, as selected, has a higher average")
     assert not found.details  # nothing beside the one other arm
     told = " ".join(found.remarks)
-    assert "not between the losses" in told
     assert "one fixed test split" in told
+    assert "selected configurations, not the losses" in found.caution
 
 
 def test_undecided_says_what_could_have_been_found(study):
@@ -229,7 +231,7 @@ def test_repeats_make_the_difference_one_of_losses(study):
     assert "over 4 paired repeats" in found.sentence
     told = " ".join(found.remarks)
     assert "repeated 4 times" in told
-    assert "one search per arm" not in told
+    assert found.caution == ""
 
 
 def test_levels_are_answered_one_by_one(study):
@@ -240,12 +242,44 @@ def test_levels_are_answered_one_by_one(study):
         parts[level] = writer.frames()
     found = answer_of_levels(parts, "imbalance")
     assert found.verdict == "levels"
-    assert "at 10 undecided (focal against baseline +" in found.sentence
-    assert "at 100 focal is better than ce (+0.0" in found.sentence
+    assert found.sentence.startswith("By imbalance: focal is better than ce at 100 (+0.0")
+    assert "; undecided at 10 (focal +0.0" in found.sentence
+    assert found.sentence.endswith("with 95 % t intervals, n = 6 pairs each).")
+    intervals = [number for f in parts.values() for number in _expected(f, "focal")[:3]]
+    assert sorted(_numbers(found.sentence)) == pytest.approx(sorted(intervals), abs=5.1e-5)
     told = " ".join(found.remarks)
     assert "Only these values of imbalance were tested: 10 and 100." in told
-    assert told.count("one search per arm") == 1  # what holds at every level is said once
+    assert told.count("one fixed test split") == 1  # what holds at every level is said once
+    assert "would be found with probability 80 %" not in told  # what holds at one is said there
     assert len(found.details) == 2
+    assert found.caution == answer(parts["10"]).caution
+
+
+def test_levels_of_the_budget_name_no_budget(study):
+    parts = {}
+    for level in ("5", "20"):
+        writer = study({"ce": 0.0, "focal": 0.01}, seeds=3, trials=2)
+        writer.study["budget"] = int(level)
+        writer.build()
+        parts[level] = writer.frames()
+    assert "One search per arm (20 trainings each)" in answer(parts["20"]).caution
+    assert "One search per arm: this" in answer_of_levels(parts, "trials").caution
+
+
+def test_untuned_arms_had_no_search_to_warn_of(study):
+    writer = study({"ce": 0.0, "focal": 0.01}, seeds=3, trials=1)
+    for about in writer.study["arms"].values():
+        about["space"] = {}
+    writer.build()
+    assert answer(writer.frames()).caution.startswith("Nothing was tuned")
+
+
+def test_false_wins_are_those_of_the_documented_simulation():
+    text = (Path(__file__).parents[2] / "docs/statistics.md").read_text(encoding="utf-8")
+    shares = re.findall(r"\*\*(\d+) / (\d+) / (\d+) %\*\*", text)
+    numbers = [int(share) for row in shares for share in row]
+    assert len(numbers) == 12
+    assert (min(numbers), max(numbers)) == FALSE_WINS
 
 
 @pytest.mark.parametrize("seeds", [0, 1, 5])

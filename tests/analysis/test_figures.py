@@ -4,41 +4,19 @@ import warnings
 
 import numpy as np
 import pytest
-from sklearn.metrics import balanced_accuracy_score
 
 from losslab.analysis import class_balanced_figures, figures
 from losslab.analysis.figures import (
     budgets,
-    calibration,
     catalogue,
-    classes,
-    ranking,
     response,
     search,
     seeds,
-    thresholds,
 )
-from losslab.analysis.figures.parts import BLUE, PALE
-from losslab.analysis.predictions import RECALLS, precision_at, reliability_bins
+from losslab.analysis.figures.parts import BLUE
 from losslab.analysis.statistics import expected_best, mean_interval
 from losslab.analysis.style import save
 from losslab.analysis.sweeps import published
-
-
-def _outputs(writer, arms, count, classes=2, n=400, seed=0):
-    """Outputs of `count` seeds of each arm; what was written, by arm and seed."""
-    rng, written = np.random.default_rng(seed), {}
-    for arm in arms:
-        for i in range(count):
-            if classes == 2:
-                y = (rng.random(n) < 0.2).astype(int)
-                z = rng.normal(-2 + 3 * y, 1.5)
-            else:
-                y, z = rng.integers(0, classes, n), rng.normal(size=(n, classes))
-                z[np.arange(n), y] += 1.5
-            written[arm, i] = (z.astype(np.float32), y)
-            writer.outputs(arm, i, *written[arm, i])
-    return written
 
 
 def _texts(figure):
@@ -66,7 +44,7 @@ def _odd_studies(study, hostile):
     yield "all diverged", lost.folder
     many = study({f"{i} {hostile}"[:70]: 0.01 * i for i in range(7)}, seeds=2, trials=4)
     many.build()
-    _outputs(many, list(many.effects)[:6], 2, n=60)
+    many.random_outputs(list(many.effects)[:6], 2, n=60)
     yield "seven hostile arms", many.folder
 
 
@@ -87,7 +65,7 @@ def _drawn(name, frames):
 
 def test_each_figure_of_a_messy_study_draws_or_says_none(messy, tmp_path):
     hostile = list(messy.effects)[1]
-    _outputs(messy, ["ce", hostile], 3, n=80)
+    messy.random_outputs(["ce", hostile], 3, n=80)
     messy.diverge(hostile, "selected", 2)
     frames = messy.frames()
     names = {each.name for each in catalogue.STUDY_FIGURES}
@@ -172,6 +150,26 @@ def test_more_than_four_arms_have_panels_with_the_baseline_in_grey(study):
         assert len(grey) == (arm != "a")
         if grey:
             np.testing.assert_allclose(grey[0].get_ydata(), curves["a", "selected"])
+
+
+def test_arms_of_different_levels_are_not_compared(study):
+    writer = study()
+    writer.study["levels"] = {"label": "ratio", "values": {"1": 1, "10": 10}}
+    writer.build(search=False)
+    assert figures.differences_figure(writer.frames()) is None
+
+
+def test_no_band_leaves_what_the_metric_can_be(study):
+    writer = study({"ce": 0.0}, seeds=2)
+    writer.build(search=False)
+    for seed, value in enumerate((0.2, 0.99)):
+        writer.confirmation("ce", "selected", seed, value, value=value)
+    (axis,) = figures.learning_curves_figure(writer.frames()).axes
+    (band,) = axis.collections
+    heights = band.get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == (0, 1)
+    assert axis.get_ylim()[0] > -0.1
+    assert axis.get_ylim()[1] < 1.1
 
 
 # The search -------------------------------------------------------------------------------------
@@ -262,117 +260,6 @@ def test_importances_and_response_of_a_long_enough_search(study):
     surface = axis.collections[0].get_array().compressed()
     assert own["value"].min() <= surface.min()
     assert surface.max() <= own["value"].max()
-
-
-# Per-example outputs ----------------------------------------------------------------------------
-
-
-def test_precision_recall_is_the_mean_of_the_runs_steps(study):
-    writer = study({"ce": 0.0, "focal": 0.0}, seeds=3)
-    writer.build(search=False)
-    written = _outputs(writer, ["ce", "focal"], 3)
-    (axis,) = ranking.precision_recall_figure(writer.frames()).axes
-    for line, arm in zip(axis.get_lines(), ("ce", "focal"), strict=False):
-        runs = [written[arm, i] for i in range(3)]
-        curves = [precision_at(np.sort(z[y == 1]), np.sort(z[y == 0]), RECALLS) for z, y in runs]
-        np.testing.assert_allclose(line.get_ydata(), np.mean(curves, axis=0))
-    (axis,) = ranking.roc_figure(writer.frames()).axes
-    for line in axis.get_lines()[:2]:
-        assert (np.diff(line.get_ydata()) >= 0).all()
-
-
-def test_reliability_points_are_the_bins(study):
-    writer = study({"ce": 0.0}, seeds=1)
-    writer.build(search=False)
-    z, y = _outputs(writer, ["ce"], 1)["ce", 0]
-    (axis,) = calibration.reliability_figure(writer.frames()).axes
-    p = 1 / (1 + np.exp(-z.astype(float)))
-    count, confidence, outcome = reliability_bins(y, p)
-    some = count > 0
-    points = next(line for line in axis.get_lines() if line.get_marker() == "s")
-    np.testing.assert_allclose(points.get_xdata(), confidence[some])
-    np.testing.assert_allclose(points.get_ydata(), outcome[some])
-    bars = [bar for bar in axis.patches if bar.get_facecolor()[0] == pytest.approx(float(PALE))]
-    assert [bar.get_height() for bar in bars] == pytest.approx(count / count.sum())
-
-
-def test_temperature_takes_recorded_metrics_first(study):
-    writer = study({"ce": 0.0}, seeds=2)
-    writer.build(search=False)
-    _outputs(writer, ["ce"], 2)
-    from_outputs = calibration.temperature_figure(writer.frames()).axes[0]
-    assert len(_marked(from_outputs, "s")) == 1
-    for seed in range(2):
-        name = f"confirm/arm-0/selected-{seed:04d}.json"
-        record = writer.read(name)
-        record["metrics"] |= {"test/ece": 0.2 + 0.1 * seed, "test_calibrated/ece": 0.05}
-        writer.write(name, record)
-    recorded = calibration.temperature_figure(writer.frames()).axes[0]
-    assert _marked(recorded, "s")[0][0, 0] == pytest.approx(0.25)
-    assert _marked(recorded, "o")[0][0, 0] == pytest.approx(0.05)
-
-
-def test_class_recall_goes_by_training_rows(study):
-    writer = study({"ce": 0.0, "focal": 0.02}, seeds=3)
-    counts = [500 // (k + 1) for k in range(12)]
-    writer.study["dataset"] |= {
-        "class_names": [str(k) for k in range(12)],
-        "splits": {"train": {"class_counts": counts}},
-    }
-    writer.build(search=False)
-    frames = writer.frames()
-    (axis,) = classes.class_recall_figure(frames).axes
-    runs = frames.confirmation.query("arm == 'focal' and variant == 'selected'")
-    expected = {n: runs[f"test/recall/{k}"].mean() for k, n in enumerate(counts)}
-    line = axis.get_lines()[1]
-    assert dict(zip(line.get_xdata(), line.get_ydata(), strict=True)) == pytest.approx(expected)
-    assert axis.get_xscale() == "log"
-    two = study({"ce": 0.0})
-    two.study["dataset"] |= {
-        "class_names": ["0", "1"],
-        "splits": {"train": {"class_counts": [9, 1]}},
-    }
-    two.build(search=False)
-    assert classes.class_recall_figure(two.frames()) is None
-
-
-def test_margins_and_norms_are_shares(study):
-    writer = study({"ce": 0.0}, seeds=2)
-    writer.build(search=False)
-    written = _outputs(writer, ["ce"], 2)
-    for draw in (classes.margins_figure, classes.gradient_norms_figure):
-        (axis,) = draw(writer.frames()).axes
-        stairs = [p.get_data() for p in axis.patches if hasattr(p, "get_data")]
-        for each in stairs:
-            assert np.nansum(each.values) == pytest.approx(1)
-    # the norms of the rarer class, by a naive histogram
-    positive = np.concatenate([z[y == 1] for z, y in written.values()]).astype(float)
-    expected = np.histogram(1 - 1 / (1 + np.exp(-positive)), 30, (0, 1))[0] / len(positive)
-    np.testing.assert_allclose(np.nan_to_num(stairs[1].values), expected)
-
-
-def test_thresholds_are_the_rules(study):
-    writer = study({"ce": 0.0}, seeds=2)
-    writer.build(search=False)
-    written = _outputs(writer, ["ce"], 2)
-    (axis,) = thresholds.threshold_figure(writer.frames()).axes
-    default, corrected = _marked(axis, "o")[0], _marked(axis, "D")[0]
-    runs = written.values()
-    expected = np.mean([balanced_accuracy_score(y, z > 0) for z, y in runs])
-    assert default[0, 0] == pytest.approx(expected)
-    prior = np.log(1 / 9)  # the writer's training counts are 9 and 1
-    expected = np.mean([balanced_accuracy_score(y, z > prior) for z, y in runs])
-    assert corrected[0, 0] == pytest.approx(expected)
-
-
-def test_damaged_outputs_leave_the_run_out(study):
-    writer = study({"ce": 0.0}, seeds=2)
-    writer.build(search=False)
-    _outputs(writer, ["ce"], 2)
-    (writer.folder / "confirm/arm-0/selected-0000.npz").write_bytes(b"no archive")
-    figure = ranking.precision_recall_figure(writer.frames())
-    assert "n = 1 runs an arm" in ranking.precision_recall_caption(writer.frames())
-    assert figure is not None
 
 
 # The class-balanced paper -----------------------------------------------------------------------

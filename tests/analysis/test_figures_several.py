@@ -65,10 +65,26 @@ def test_crossing_is_the_statistics(by_ratio):
     assert diamond.get_xdata() == pytest.approx([expected.position])
     drawn = figure.axes[0].containers[0].lines[0].get_ydata()
     assert drawn == pytest.approx(table.mean())
-    assert [text.get_text() for text in figure.axes[1].texts] == ["no crossing in the range"]
+    assert figure.axes[1].get_title(loc="left").endswith("no crossing in the range")
+    words = f"crossing {expected.position:.3g} [{expected.low:.3g}, {expected.high:.3g}]"
+    assert figure.axes[0].get_title(loc="left").endswith(words)
     caption = levels.crossover_caption(by_ratio)
     assert f"focal: {expected.position:.3g} [{expected.low:.3g}, {expected.high:.3g}]" in caption
     assert "ahead: no crossing in the range" in caption
+
+
+def test_several_crossings_are_hollow_and_have_no_interval(study):
+    found = {}
+    for position, ahead in enumerate((0.05, -0.05, 0.05)):
+        writer = study({"ce": 0.0, "focal": ahead}, seed=position)
+        writer.build(search=False)
+        found[str(position)] = writer.frames()
+    (axis,) = levels.crossover_figure(found).axes
+    ((_, crossing),) = levels.crossovers(found).values()
+    hollow = [line for line in axis.get_lines() if line.get_marker() == "D"]
+    assert [line.get_markerfacecolor() for line in hollow] == ["none", "none"]
+    assert [line.get_xdata()[0] for line in hollow] == pytest.approx(crossing.crossings)
+    assert "2 crossings: " in levels.crossover_caption(found)
 
 
 def test_names_that_are_numbers_are_budgets(study):
@@ -127,3 +143,37 @@ def test_each_draws_or_says_none_without_a_warning(by_ratio, datasets, study):
                     figure.draw_without_rendering()
                     assert each.caption(mapping).endswith(".")
                 assert figure is None or mapping is not nothing
+
+
+def test_the_class_balanced_grid_has_each_arms_error_at_its_beta(study):
+    rates = {"b.9": ("class_balanced_ce", 0.1), "b.999": ("class_balanced_ce", 0.001)}
+    found = {}
+    for position, ratio in enumerate(("10", "100")):
+        settings = {
+            arm: {"config": {"loss": {"name": loss, "one_minus_beta": rate}}, "space": {}}
+            for arm, (loss, rate) in rates.items()
+        }
+        settings |= {"ce": {"config": {"loss": {"name": "ce"}}}}
+        # tuning gamma leaves no single one to be a row
+        settings["f"] = {"config": {"loss": {"name": "focal"}}, "space": {"loss.gamma": {}}}
+        effects = {"ce": 0.0, "b.9": 0.02, "b.999": 0.05, "f": 0.0}
+        writer = study(effects, seed=position, settings=settings, seeds=3)
+        writer.build(search=False)
+        for arm in effects:
+            for seed in range(3):
+                name = f"confirm/{writer.slugs[arm]}/selected-{seed:04d}.json"
+                record = writer.read(name)
+                ap = record["metrics"]["test/average_precision"]
+                record["metrics"]["test/accuracy"] = ap
+                writer.write(name, record)
+        found[ratio] = writer.frames()
+    figure = next(e for e in catalogue.SEVERAL_FIGURES if e.name == "class_balanced_grid")
+    axes = figure.draw(found).axes
+    for axis, ratio in zip(axes, ("100", "10"), strict=True):
+        means = [
+            per_seed(found[ratio], arm, "selected", "test/accuracy").mean()
+            for arm in ("ce", "b.9", "b.999")
+        ]
+        assert [text.get_text() for text in axis.texts] == [f"{100 - 100 * m:.1f}" for m in means]
+        assert [t.get_text() for t in axis.get_xticklabels()] == ["0", "0.9", "0.999"]
+    assert "n = 3 runs a cell" in figure.caption(found)

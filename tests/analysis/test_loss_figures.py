@@ -11,7 +11,8 @@ from torch import nn
 
 from losslab.analysis import class_balanced_figures, gallery, ghm_figures
 from losslab.analysis.loss_curves import curves_of
-from losslab.analysis.loss_figures import MOST_ROWS, chosen_rows, loss_figure
+from losslab.analysis.loss_figures import loss_figure
+from losslab.analysis.loss_rows import MOST_ROWS, chosen_rows
 from losslab.errors import BadInput
 from losslab.losses import LOSSES
 

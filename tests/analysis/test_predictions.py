@@ -10,15 +10,13 @@ from sklearn.metrics import (
     roc_curve,
 )
 
+from losslab.analysis.prediction_curves import precision_at, reliability_bins, sensitivity_at
 from losslab.analysis.predictions import (
     FALSE_POSITIVE_RATES,
     MARGIN_EDGES,
     RECALLS,
     RULES,
-    precision_at,
-    reliability_bins,
     run_summaries,
-    sensitivity_at,
     summarise_run,
 )
 from losslab.experiments.score_metrics import ece

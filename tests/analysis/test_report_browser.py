@@ -69,8 +69,14 @@ def browse(tmp_path_factory):
     return run
 
 
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The folder that is served; the reports lie in it."""
+    return tmp_path_factory.mktemp("site")
+
+
 @pytest.fixture
-def served(tmp_path):
+def served(site):
     """The folder as a site, with every request it gets."""
     asked = []
 
@@ -82,7 +88,7 @@ def served(tmp_path):
         def log_message(self, *_):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path)))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(site)))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}", asked
@@ -91,8 +97,9 @@ def served(tmp_path):
     thread.join()
 
 
-@pytest.fixture
-def messy_report(messy, tmp_path):
+@pytest.fixture(scope="module")
+def messy_report(kept_messy, site):
+    messy = kept_messy
     messy.study["question"] = f"Which of {HOSTILE}, which goes on {'and_on_' * 40}?"
     messy.study["yaml"] = "study: synthetic\nlong: " + "x" * 400 + "\n"
     messy.write("study.json", messy.study)
@@ -101,26 +108,28 @@ def messy_report(messy, tmp_path):
         run_id=[f"{n:032x}" for n in range(len(frames.confirmation))]
     )
     frames = replace(frames, confirmation=confirmation, tracking=Tracking("sqlite:///x", "7"))
-    return write_report_files(frames, tmp_path / "report")[0]
+    return write_report_files(frames, site / "messy")[0]
 
 
-@pytest.fixture
-def comparison_report(study, tmp_path):
+@pytest.fixture(scope="module")
+def comparison_report(kept_study, site):
     frames = {}
     for name, effect in (("one", 0.02), (HOSTILE, 0.0), ("third", -0.01)):
-        writer = study({"ce": 0.0, HOSTILE: effect, "other": 0.01}, seeds=4, trials=3, name=name)
+        writer = kept_study(
+            {"ce": 0.0, HOSTILE: effect, "other": 0.01}, seeds=4, trials=3, name=name
+        )
         writer.study["dataset"]["content_hash"] = name
         frames[name] = (writer.build(), writer.frames())[1]
-    return write_comparison(frames, tmp_path / "report")[0]
+    return write_comparison(frames, site / "several")[0]
 
 
 @pytest.mark.parametrize("which", ["messy_report", "comparison_report"])
 @pytest.mark.parametrize("width", [360, 1400])
-def test_the_page_fits_its_window(which, width, request, browse, served, tmp_path):
+def test_the_page_fits_its_window(which, width, request, browse, served, site):
     page = request.getfixturevalue(which)
     base, asked = served
-    frame = FRAME.format(page=f"/{page.relative_to(tmp_path)}", width=width)
-    (tmp_path / "frame.html").write_text(frame, encoding="utf-8")
+    frame = FRAME.format(page=f"/{page.relative_to(site)}", width=width)
+    (site / "frame.html").write_text(frame, encoding="utf-8")
     told = browse("--window-size=1500,1000", "--dump-dom", f"{base}/frame.html")
     found = json.loads(html.unescape(re.search("<title>(.*?)</title>", told, re.DOTALL).group(1)))
     assert found["width"] == width
@@ -131,7 +140,7 @@ def test_the_page_fits_its_window(which, width, request, browse, served, tmp_pat
     assert found["tables"] >= 4
     # nothing but the frame and the page was asked for
     assert {path for path in asked if "favicon" not in path} == {
-        "/frame.html", f"/{page.relative_to(tmp_path)}"
+        "/frame.html", f"/{page.relative_to(site)}"
     }  # fmt: skip
 
 

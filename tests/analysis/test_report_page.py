@@ -13,12 +13,13 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from losslab.analysis.answer import answer
 from losslab.analysis.frames import Tracking
 from losslab.analysis.report import write_comparison, write_report_files
 from losslab.analysis.report.comparison import obstacle, reasons, sentences
 from losslab.analysis.report.links import links
+from losslab.analysis.report.page import Part, study_page
 from losslab.analysis.report.repeating import repeating
-from losslab.analysis.troubles import troubles
 
 HOSTILE = r"a_b % & # $x$ ^ ~ \ { } γ <script>alert(1)</script> | *b* `c`"
 VOID = {"meta", "link", "img", "br", "hr"}
@@ -83,9 +84,10 @@ def _assert_sound(page: Page) -> None:
     assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
 
 
-@pytest.fixture
-def recorded(messy):
+@pytest.fixture(scope="module")
+def recorded(kept_messy):
     """The messy study with all that a real study.json records."""
+    messy = kept_messy
     messy.study |= {
         "question": f"Which of {HOSTILE}?",
         "yaml": "study: synthetic # <b>not bold</b>\n",
@@ -104,8 +106,14 @@ def recorded(messy):
     return messy
 
 
-def test_the_page_of_a_messy_study(recorded, tmp_path):
-    text = write_report_files(recorded.frames(), tmp_path)[0].read_text(encoding="utf-8")
+@pytest.fixture(scope="module")
+def messy_report(recorded, tmp_path_factory):
+    """The paths of its report."""
+    return write_report_files(recorded.frames(), tmp_path_factory.mktemp("report"))
+
+
+def test_the_page_of_a_messy_study(recorded, messy_report):
+    text = messy_report[0].read_text(encoding="utf-8")
     assert "<script>alert" not in text
     page = Page(text)
     _assert_sound(page)
@@ -130,7 +138,10 @@ def test_the_page_of_a_messy_study(recorded, tmp_path):
     ):
         assert fact in page.text, fact
     assert "'none'" in next(v for v in page.values("content") if "default-src" in v)
-    assert (tmp_path / "study.yaml").read_text() == recorded.study["yaml"]
+    assert (messy_report[0].parent / "study.yaml").read_text() == recorded.study["yaml"]
+    # beside the answer, not below it
+    (box,) = re.findall('<div class="answer.*?</div>', text, re.DOTALL)
+    assert "One search per arm (12 trainings each)" in box
 
 
 def test_an_old_study_says_what_it_did_not_record(study):
@@ -145,33 +156,6 @@ def test_an_old_study_says_what_it_did_not_record(study):
     assert facts["study seed"] == "not recorded"
 
 
-def test_troubles_add_up(messy):
-    frames = messy.frames()
-    table = troubles(frames).set_index(["arm", "what", "where"])["count"]
-    for arm in ("ce", HOSTILE):
-        states = frames.trials.query("arm == @arm and phase == 'search'")["state"]
-        for state in ("pruned", "diverged"):
-            found = table.get((arm, state, "search"), pd.Series([0]))
-            assert found.sum() == (states == state).sum()
-    assert table[HOSTILE, "diverged", "test run, selected"].sum() == 1
-    assert table[HOSTILE, "missing", "test run, selected"].sum() == 1
-    assert table["never run", "missing", "test run, selected"].sum() == 5
-    assert table["never run", "unfinished", "search"].sum() == 1
-
-
-def test_reasons_that_differ_in_their_epoch_are_one(study):
-    writer = study({"ce": 0.0}, seeds=1, trials=1)
-    writer.build()
-    for trial, epoch in ((1, 3), (2, 9)):
-        why = f"training loss is nan in epoch {epoch}"
-        record = writer.record("ce", "search", key=f"x/{trial}", trial=trial, state="diverged",
-                               reason=why, epochs=epoch)  # fmt: skip
-        writer.write(f"arms/arm-0/trial-{trial:05d}.json", record)
-    (row,) = troubles(writer.frames()).query("what == 'diverged'").itertuples()
-    assert (row.count, row.why) == (2, "training loss is nan (epochs 3 to 9)")
-    assert row.which == "trials 1, 2"
-
-
 @pytest.mark.parametrize(
     ("uri", "base", "local"),
     [
@@ -179,7 +163,7 @@ def test_reasons_that_differ_in_their_epoch_are_one(study):
         ("https://mlflow.example/", "https://mlflow.example", False),
     ],
 )
-def test_links_to_mlflow(study, tmp_path, uri, base, local):
+def test_links_to_mlflow(study, uri, base, local):
     writer = study({"ce": 0.0, "focal": 0.0}, seeds=3, trials=2)
     writer.build()
     frames = writer.frames()
@@ -192,18 +176,18 @@ def test_links_to_mlflow(study, tmp_path, uri, base, local):
     shown = [address for _, _, runs in found.rows for _, address in runs]
     assert sorted(shown) == sorted(f"{base}/#/experiments/7/runs/{i}" for i in ids if i)
     assert found.unknown == 1
-    text = write_report_files(frames, tmp_path)[0].read_text(encoding="utf-8")
+    text = study_page(Part("study", "synthetic", frames, answer(frames), [], []))
     _assert_sound(Page(text))
     assert all(address in text for address in shown)
     assert ("losslab ui" in text) == local
 
 
-@pytest.fixture
-def several(study):
+@pytest.fixture(scope="module")
+def several(kept_study):
     """Three studies on data of their own, with the arms ce, focal and other in common."""
 
     def make(name, **effects):
-        writer = study(effects, seeds=4, trials=3, name=name)
+        writer = kept_study(effects, seeds=4, trials=3, name=name)
         writer.study["dataset"]["content_hash"] = name
         writer.build()
         return writer
@@ -249,8 +233,14 @@ def test_why_there_are_no_ranks(several, study):
     assert obstacle(several) == ""
 
 
-def test_the_page_of_a_comparison(several, tmp_path):
-    paths = write_comparison(several, tmp_path)
+@pytest.fixture(scope="module")
+def several_report(several, tmp_path_factory):
+    """The paths of their comparison."""
+    return write_comparison(several, tmp_path_factory.mktemp("report"))
+
+
+def test_the_page_of_a_comparison(several_report):
+    paths = several_report
     text = paths[0].read_text(encoding="utf-8")
     page = Page(text)
     _assert_sound(page)
@@ -258,20 +248,16 @@ def test_the_page_of_a_comparison(several, tmp_path):
     assert [t for level, t in page.headings if level == 2] == [
         "The studies together", "one", "two", HOSTILE,
     ]  # fmt: skip
-    names = {path.relative_to(tmp_path).as_posix() for path in paths}
+    names = {path.relative_to(paths[0].parent).as_posix() for path in paths}
     assert {"tables/datasets.csv", "tables/one/results.tex", "paper/main.tex"} <= names
     assert all(path.is_file() for path in paths)
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
-@pytest.mark.parametrize("which", ["messy", "several"])
+@pytest.mark.parametrize("which", ["messy_report", "several_report"])
 def test_the_fragment_compiles(which, request, tmp_path):
-    subject = request.getfixturevalue("recorded" if which == "messy" else "several")
-    if which == "messy":
-        write_report_files(subject.frames(), tmp_path)
-    else:
-        write_comparison(subject, tmp_path)
-    paper = (tmp_path / "paper").rename(tmp_path / "elsewhere")
+    folder = request.getfixturevalue(which)[0].parent
+    paper = shutil.copytree(folder / "paper", tmp_path / "elsewhere")
     _latex(paper, "example.tex")
     # in another document, one column, from another folder
     (tmp_path / "mine.tex").write_text(

@@ -61,7 +61,7 @@ def test_boxes_are_tight_around_what_the_mask_shows():
                 wanted = [min(xs), min(ys), max(xs) + 1, max(ys) + 1]
                 assert boxes[labels == label][0].tolist() == wanted
                 checked += 1
-    assert checked > 20
+    assert checked > 10
 
 
 def test_covered_objects_show_most_of_their_ink():
@@ -115,11 +115,11 @@ def test_the_long_tail_is_in_training_alone_unless_it_is_asked_for():
     data = build(0, **options)
     train, validation = data.split(0)
     counts = data.class_counts(train)
-    shares = 16.0 ** (-np.arange(5) / 4)
+    shares = 16.0 ** (-np.arange(3) / 2)
     np.testing.assert_allclose(counts, shares / shares.sum() * counts.sum(), atol=1.5)
     assert np.ptp(data.class_counts(validation)) <= 1
     data = build(0, imbalance_applies_to="all", **options)
-    assert data.class_counts(data.split(0)[1])[0] > 10 * data.class_counts(data.split(0)[1])[4]
+    assert data.class_counts(data.split(0)[1])[0] > 10 * data.class_counts(data.split(0)[1])[2]
 
 
 def test_numbers_of_objects_and_their_sizes_follow_the_options():
@@ -142,7 +142,7 @@ def test_record():
     train = record["splits"]["train"]
     assert sum(train["class_counts"]) == train["objects"] > 0
     assert record["image_shape"] == [3, 96, 96]
-    assert record["class_names"] == ["0", "2", "3", "4", "5"]
+    assert record["class_names"] == ["0", "3", "4"]
     assert sum(train["object_sizes"]["octaves"].values()) == train["objects"]
 
 

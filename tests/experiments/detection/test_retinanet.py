@@ -148,7 +148,7 @@ def test_outputs_stand_in_the_order_of_the_anchors():
 
 
 def test_initial_weights():
-    model = build((3, 64, 64), 5, channels=64, head_depth=4)
+    model = build((3, 64, 64), 5, channels=64, head_depth=4, head_std=0.01)
     shares = torch.tensor([0.01, 0.02, 0.01, 0.1, 0.5])
     model.set_prior(shares)
     for subnet in (model.class_subnet, model.box_subnet):
