@@ -66,9 +66,11 @@ def seeds_figure(frames: StudyFrames) -> Figure | None:
     axis.set_xlabel(f"{metric_words(frames.study['primary'])} on test")
     handles = [
         Line2D([], [], ls="", marker="o", color=BLUE, ms=4, label="selected, one run"),
-        Line2D([], [], ls="", marker="s", color=ORANGE, mfc="none", ms=4, label="defaults"),
         Line2D([], [], marker="|", color=DARK, label="mean, 95 % t interval"),
     ]
+    if (frames.confirmation["variant"] == "defaults").any():
+        untuned = {"color": ORANGE, "mfc": "none", "ms": 4, "label": "defaults"}
+        handles.insert(1, Line2D([], [], ls="", marker="s", **untuned))
     if any_diverged(frames):
         handles.append(Line2D([], [], ls="", marker="x", color=LIGHT, ms=4, label="diverged"))
     legend_below(figure, handles, f"{counted('runs', _row_sizes(frames))} a row")

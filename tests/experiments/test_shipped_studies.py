@@ -17,6 +17,8 @@ SMOKE = {
         "dataset.anchors=1024", "dataset.background_per_foreground=100",
     ],
     "digits": [],
+    "scenes": ["dataset.train_images=8", "dataset.validation_images=4", "dataset.test_images=4",
+               "dataset.objects_per_image=3", "search.rungs=null"],
     "clusters": ["dataset.examples=2000", "dataset.validation_examples=400",
                  "dataset.test_examples=400"],
     None: [],
