@@ -5,6 +5,7 @@ VENV   ?= .venv
 STUDY  ?= quickstart
 ARGS   ?=
 BIN    := $(VENV)/bin
+SHIPPED := $(basename $(notdir $(wildcard experiments/studies/*.yaml)))
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
@@ -29,15 +30,16 @@ quickstart: $(READY) ## compare CE, balanced CE and focal loss on real digits (m
 study: $(READY) ## run a study: make study STUDY=name-or-path.yaml
 	$(BIN)/losslab run $(STUDY) $(ARGS)
 
-studies: $(READY) ## run all shipped studies at their full size
-	@for study in experiments/studies/*.yaml; do \
-	  $(BIN)/losslab run $$(basename $$study .yaml) $(ARGS) || exit $$?; done
+studies: $(READY) ## run the shipped studies at their full size, but for detectors (hours)
+	@for study in $(filter-out detect_%,$(SHIPPED)); do \
+	  $(BIN)/losslab run $$study $(ARGS) || exit $$?; done
 
 figures: $(READY) ## draw every loss, and the loss papers' figures, into figures/
 	$(BIN)/losslab figures --out figures $(ARGS)
 
-tables: $(READY) ## the focal paper's tables 1a and 1b: run the alpha and gamma studies
-	@for study in alpha gamma; do $(BIN)/losslab run $$study $(ARGS) || exit $$?; done
+tables: $(READY) ## the focal and GHM papers' tables: on anchors, then on a detector (8 hours)
+	@for study in alpha gamma prior $(filter detect_%,$(SHIPPED)); do \
+	  $(BIN)/losslab run $$study $(ARGS) || exit $$?; done
 
 report: $(READY) ## write a study's report again: make report STUDY=name (or STUDY="one two")
 	$(BIN)/losslab report $(STUDY) $(ARGS)

@@ -7,6 +7,8 @@ import pytest
 
 from losslab import run_study
 from losslab.analysis.levels import by_level
+from losslab.experiments.config import load_study
+from losslab.experiments.preflight import preflight
 from losslab.experiments.reading import read_yaml, shipped_studies, summary_of
 from losslab.experiments.schema import Confirm, Levels, Metrics, Search, Select, Training
 from losslab.experiments.views import TAG, view_address, view_tags
@@ -28,7 +30,13 @@ SMOKE = {
 REPORTED = ("quickstart", "alpha", "imbalance")  # one whole, one sweep, one with levels
 
 
-@pytest.mark.parametrize("name", shipped_studies())
+# Detectors take a second a training; what these have of their own is in the others too.
+SLOW = [n for n in shipped_studies() if n.startswith("detect_") and n != "detect_ghm_boxes"]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in shipped_studies()]
+)
 def test_a_shipped_study_runs_in_a_smoke_size(name, home, request):
     if name not in REPORTED:
         request.getfixturevalue("no_report")
@@ -51,6 +59,12 @@ def test_a_shipped_study_runs_in_a_smoke_size(name, home, request):
         assert {"sweep_alpha.csv", "figure_4_cumulative_loss.pdf"} <= written
     if name == "quickstart":
         assert {"figure_1_focal_loss.png", "figure_5_loss_variants.png"} <= written
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_the_arms_of_a_detection_study_train(name):
+    """One step of each arm at its defaults."""
+    preflight(load_study(name, SMOKE["scenes"]), "cpu")
 
 
 def two_levels(content):

@@ -13,6 +13,7 @@ from losslab.experiments.detection.coco_metrics import (
     NAMES,
     coco_metrics,
     coco_metrics_of_files,
+    evaluate,
 )
 from losslab.experiments.detection.detections import Detections, join
 
@@ -20,7 +21,7 @@ NONE = (np.zeros((0, 4)), np.zeros(0), np.zeros(0, dtype=int))
 
 
 def reference(annotations_file, results_file):
-    """pycocotools' twelve numbers and AP by class name; nan where it says -1."""
+    """pycocotools' twelve numbers and AP by class name, nan where it says -1; and its precision."""
     truth = COCO(str(annotations_file))
     evaluator = COCOeval(truth, truth.loadRes(str(results_file)), "bbox")
     evaluator.evaluate()
@@ -32,7 +33,8 @@ def reference(annotations_file, results_file):
         values[f"ap/{truth.cats[category]['name']}"] = (
             own[own > -1].mean() if own.max() > -1 else -1
         )
-    return {name: float("nan") if value < 0 else value for name, value in values.items()}
+    numbers = {name: float("nan") if value < 0 else value for name, value in values.items()}
+    return numbers, evaluator.eval["precision"][:, :, :, 0, -1]
 
 
 def scenes(seed, images=30, classes=4, side=200):
@@ -96,12 +98,17 @@ def test_against_pycocotools_on_files(tmp_path, capsys):
         areas = (original[:, 2] - original[:, 0]) * (original[:, 3] - original[:, 1])
         annotations = Annotations(*annotations.arrays()[:4], 0.7 * areas)  # masks fill less
         files = write_files(tmp_path, annotations, detections, scales)
-        expected = reference(*files)
+        expected, precision = reference(*files)
         capsys.readouterr()
         names = [f"c{c}" for c in range(4)]
         assert coco_metrics(annotations, detections, scales, names) == pytest.approx(
             expected, rel=1e-12, nan_ok=True
         )
+        curves = evaluate(annotations, detections, scales, names)
+        for place, iou in ((0, 0.5), (5, 0.75)):
+            known = precision[place, 0] > -1
+            np.testing.assert_allclose(curves.curve(iou), precision[place][:, known].mean(axis=1))
+        assert curves.curve(0.75).mean() == pytest.approx(expected["ap75"])
         assert coco_metrics_of_files(*files) == pytest.approx(expected, rel=1e-12, nan_ok=True)
         assert capsys.readouterr().out == ""
         assert np.isnan(expected["ap/c3"])
@@ -122,7 +129,11 @@ def test_perfect_and_empty():
     nothing = coco_metrics(annotations, join([NONE] * len(annotations)))
     assert nothing["ap"] == nothing["ar_100"] == 0
     nowhere = Annotations.of_images([[]], [[]])
-    assert np.isnan(coco_metrics(nowhere, join([perfect.of(1)]))["ap"])
+    found = evaluate(nowhere, join([perfect.of(1)]))
+    assert np.isnan(found.metrics["ap"])
+    assert np.isnan(found.curve(0.5)).all()
+    with pytest.raises(BadInput, match="one of"):
+        found.curve(0.52)
 
 
 def test_detections_in_a_crowd_do_not_count():
