@@ -30,8 +30,8 @@ quickstart: $(READY) ## compare CE, balanced CE and focal loss on real digits (m
 study: $(READY) ## run a study: make study STUDY=name-or-path.yaml
 	$(BIN)/losslab run $(STUDY) $(ARGS)
 
-studies: $(READY) ## run the shipped studies at their full size, but for detectors (hours)
-	@for study in $(filter-out detect_%,$(SHIPPED)); do \
+studies: $(READY) ## run the shipped studies at their full size, but for detectors (an hour or two)
+	@for study in $(filter-out bccd detect_%,$(SHIPPED)); do \
 	  $(BIN)/losslab run $$study $(ARGS) || exit $$?; done
 
 figures: $(READY) ## draw every loss, and the loss papers' figures, into figures/

@@ -6,6 +6,7 @@ pycocotools, which is tested.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,37 @@ NAMES: tuple[str, ...] = (
     *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
     *("ar_1", "ar_10", "ar_100", "ar_small", "ar_medium", "ar_large"),
 )
+RECALLS = np.linspace(0, 1, 101)  # at which precision is read
+IOUS = np.linspace(0.5, 0.95, 10)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the evaluator finds in a set of images.
+
+    `metrics` as `coco_metrics` gives them. `precision` (10, 101, K) at `IOUS` and `RECALLS` for
+    each class, with 100 detections an image and objects of any size; nan for a class without
+    objects. At recall r it is the highest precision of any recall from r on, 0 beyond the highest
+    recall reached, so that its mean over recalls is AP.
+    """
+
+    metrics: dict[str, float]
+    precision: np.ndarray
+
+    def curve(self, iou: float) -> np.ndarray:
+        """Precision at `RECALLS` (101,), the mean over the classes that have objects.
+
+        Its mean is `ap50` at `iou` 0.5 and `ap75` at 0.75; nan where no class has objects. Raises
+        `BadInput` for a threshold that COCO has not.
+        """
+        found = np.flatnonzero(np.isclose(IOUS, iou))
+        if not len(found):
+            raise BadInput(f"iou: must be one of 0.5, 0.55, ..., 0.95, got {iou}")
+        known = ~np.isnan(self.precision[found[0], 0])
+        if not known.any():
+            return np.full(len(RECALLS), math.nan)
+        mean: np.ndarray = self.precision[found[0]][:, known].mean(axis=1)
+        return mean
 
 
 def coco_metrics(
@@ -43,6 +75,17 @@ def coco_metrics(
     are of original pixels, as `annotations.areas` are; without it they are the same. `sizes`
     parts small, medium and large.
     """
+    return evaluate(annotations, detections, scales, class_names, sizes).metrics
+
+
+def evaluate(
+    annotations: Annotations,
+    detections: Detections,
+    scales: np.ndarray | None = None,
+    class_names: Sequence[str] = (),
+    sizes: tuple[float, float] = SIZES,
+) -> Evaluation:
+    """The metrics of `coco_metrics`, which tells the arguments, and the curves behind them."""
     if len(annotations) != len(detections):
         raise BadInput(
             f"detections: of {len(detections)} images, but there are {len(annotations)} annotated"
@@ -81,12 +124,12 @@ def coco_metrics_of_files(
             f"{results}: {len(strange)} image ids are not in {annotations}, such as "
             f"{min(strange)!r}"
         )
-    return _evaluate(dataset, found, sizes)
+    return _evaluate(dataset, found, sizes).metrics
 
 
 def _evaluate(
     dataset: dict[str, Any], results: list[dict[str, Any]], sizes: tuple[float, float]
-) -> dict[str, float]:
+) -> Evaluation:
     from faster_coco_eval import COCO, COCOeval_faster
 
     small, large = (side**2 for side in sizes)
@@ -100,7 +143,10 @@ def _evaluate(
         own = precision[:, :, place]
         known = own[own > -1]
         values[f"ap/{truth.cats[category]['name']}"] = known.mean() if len(known) else -1
-    return {name: math.nan if value < 0 else float(value) for name, value in values.items()}
+    return Evaluation(
+        {name: math.nan if value < 0 else float(value) for name, value in values.items()},
+        np.where(precision > -1, precision, math.nan),
+    )
 
 
 def _truth(annotations: Annotations, scale: np.ndarray) -> list[dict[str, Any]]:

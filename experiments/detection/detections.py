@@ -84,6 +84,25 @@ def detect(
     return join(found)
 
 
+def detect_from(
+    logits: Tensor,
+    offsets: Tensor,
+    boxes: Tensor,
+    sizes: np.ndarray,
+    settings: DetectionSettings | None = None,
+    weights: Sequence[float] = WEIGHTS,
+) -> Detections:
+    """The same of boxes (B, N, 4) that each image has of its own, such as proposals."""
+    settings = settings or DetectionSettings()
+    per_level = (boxes.shape[1],)
+    return join(
+        [
+            _detect_one(logits[i], offsets[i], boxes[i], per_level, sizes[i], settings, weights)
+            for i in range(len(logits))
+        ]
+    )
+
+
 def _detect_one(
     logits: Tensor,
     offsets: Tensor,

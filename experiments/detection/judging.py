@@ -29,12 +29,13 @@ def judge_detector(state: State, parts: DetectorParts) -> Verdict:
     load_weights(parts.model, state.judged_model)
     costs = {}
     if state.diverged:  # its model may fail, or hang, once more
-        shape = (len(test), len(parts.anchors), len(parts.data.dataset.class_names))
-        detections, logits = _nothing(len(test)), np.zeros(shape, dtype=np.float32)
+        labels = np.full((len(test), 1), -1)
+        logits = np.zeros((len(test), 1, len(parts.data.dataset.class_names)), dtype=np.float32)
+        detections = _nothing(len(test))
     else:
-        detections, logits = parts.evaluate(test)
+        detections, logits, labels = parts.evaluate(test)
         costs = model_costs(parts.model, test.features[:TIMED_IMAGES], TIMED)
-    values = parts.scores(test, detections, np.nan_to_num(logits), parts.labels(test), job)
+    values = parts.scores(test, detections, np.nan_to_num(logits), labels, job)
     return Verdict(
         {f"test/{name}": value for name, value in {**values, **costs}.items()},
         _arrays(test.split, detections),

@@ -91,7 +91,8 @@ class DetectionLoss(nn.Module):
     ) -> Terms:
         """The loss of a batch.
 
-        `logits` (B, A, K), `offsets` (B, A, 4), `anchors` (A, 4), `labels` (B, A) as in
+        `logits` (B, A, K), `offsets` (B, A, 4), `anchors` (A, 4), or (B, A, 4) where
+        each image has its own, `labels` (B, A) as in
         `assignment.Targets`, `boxes` (P, 4): those that the positive anchors have to find, in the
         order of `labels`, as `assignment.matched_boxes` gives them.
         """
@@ -107,7 +108,8 @@ class DetectionLoss(nn.Module):
                 classes = classes / divisor
         else:
             classes = self._mined(logits, offsets, anchors, labels)
-        found = self._boxes(offsets[image, anchor], anchors[anchor], boxes)
+        own = anchors[anchor] if anchors.ndim == 2 else anchors[image, anchor]
+        found = self._boxes(offsets[image, anchor], own, boxes)
         boxwise = self.box_weight * found / divisor
         return Terms(classes + boxwise, classes, boxwise)
 

@@ -38,6 +38,7 @@ from losslab.experiments.detection.loss import DetectionLoss, class_reduction
 from losslab.experiments.detection.metrics import detection_metrics
 from losslab.experiments.detection.mining import MiningSettings
 from losslab.experiments.models.retinanet import RetinaNet
+from losslab.experiments.models.two_stage import TwoStage
 from losslab.experiments.states import Job
 from losslab.experiments.tasks import Detection
 from losslab.experiments.training import PRECISIONS, Parts
@@ -51,7 +52,7 @@ EVALUATION_IMAGES = 32
 class DetectorParts(Parts):
     """The live objects of a detector's training."""
 
-    model: RetinaNet
+    model: RetinaNet | TwoStage
     loss: DetectionLoss
     anchors: Anchors
     assignment: AssignmentSettings
@@ -68,13 +69,17 @@ class DetectorParts(Parts):
         random = generator(job.study_seed, "augment", job.run_seed, epoch, int(rows[0]))
         images, annotations, targets = self._batch(train, rows, random)
         boxes = torch.from_numpy(matched_boxes(targets.matched, annotations)).to(job.device)
-        logits, offsets = self.model(torch.from_numpy(images).to(job.device))
+        pixels = torch.from_numpy(images).to(job.device)
+        labels = torch.from_numpy(targets.labels).to(job.device)
+        return self.loss_of(pixels, annotations, labels, boxes)
+
+    def loss_of(
+        self, images: Tensor, annotations: Annotations, labels: Tensor, boxes: Tensor
+    ) -> Tensor:
+        """The loss of images as they are: labels (B, A), boxes (P, 4) of the positive anchors."""
+        logits, offsets = self.model(images)
         terms = self.loss(
-            logits,
-            offsets,
-            self.boxes(logits),
-            torch.from_numpy(targets.labels).to(job.device),
-            boxes.to(offsets.dtype),
+            logits, offsets, self.anchor_boxes(logits), labels, boxes.to(offsets.dtype)
         )
         total: Tensor = terms.total
         return total
@@ -103,9 +108,7 @@ class DetectorParts(Parts):
 
     def validate(self, job: Job) -> dict[str, float]:
         """The job's metrics on the validation split."""
-        detections, logits = self.evaluate(self.data.validation)
-        labels = self.known["validation"].labels
-        return self.scores(self.data.validation, detections, logits, labels, job)
+        return self.scores(self.data.validation, *self.evaluate(self.data.validation), job)
 
     def scores(
         self,
@@ -125,26 +128,32 @@ class DetectorParts(Parts):
             names=job.metrics,
         )
 
-    def evaluate(self, examples: Examples) -> tuple[Detections, np.ndarray]:
-        """Detections in a split, and its anchors' logits (n, A, K)."""
-        split, found, logits = _split(examples), [], []
+    def evaluate(self, examples: Examples) -> tuple[Detections, np.ndarray, np.ndarray]:
+        """Detections in a split, and logits (n, A, K) and labels (n, A) of what is classified."""
+        split, found, logits, labels = _split(examples), [], [], []
         self.model.eval()
         with torch.no_grad():
             for begin in range(0, len(split), EVALUATION_IMAGES):
-                part = slice(begin, begin + EVALUATION_IMAGES)
-                raw, offsets = (each.float().cpu() for each in self.model(examples.features[part]))
-                detected = detect(
-                    raw, offsets, self.anchors, split.sizes[part], self.inference, self.loss.coding
+                rows = np.arange(begin, min(begin + EVALUATION_IMAGES, len(split)))
+                images = examples.features[torch.from_numpy(rows)]
+                detected, *rest = self.infer(
+                    images, split.sizes[rows], split.annotations.take(rows)
                 )
                 found += [detected.of(i) for i in range(len(detected))]
-                logits.append(raw.numpy())
-        return join(found), np.concatenate(logits)
+                for several, one in zip((logits, labels), rest, strict=True):
+                    several.append(one)
+        return join(found), np.concatenate(logits), np.concatenate(labels)
 
-    def labels(self, examples: Examples) -> np.ndarray:
-        """The targets of all anchors in a split's images, (n, A)."""
-        return assign_all(self.anchors, _split(examples).annotations, self.assignment).labels
+    def infer(
+        self, images: Tensor, sizes: np.ndarray, annotations: Annotations
+    ) -> tuple[Detections, np.ndarray, np.ndarray]:
+        """The same of some images, the model being in evaluation mode."""
+        logits, offsets = (each.float().cpu() for each in self.model(images))
+        found = detect(logits, offsets, self.anchors, sizes, self.inference, self.loss.coding)
+        labels = assign_all(self.anchors, annotations, self.assignment).labels
+        return found, logits.numpy(), labels
 
-    def boxes(self, like: Tensor) -> Tensor:
+    def anchor_boxes(self, like: Tensor) -> Tensor:
         """The anchors' boxes, (A, 4), in the type and on the device of `like`."""
         return torch.from_numpy(self.anchors.boxes).to(like)
 
@@ -157,21 +166,11 @@ def prepare_detector(job: Job) -> DetectorParts:
     data = run_data(job.config["dataset"], job.study_seed, job.run_seed, job.device)
     settings: Mapping[str, Any] = job.config["detector"]
     train = _split(data.train)
-    model = build_model(
-        {key: value for key, value in job.config["model"].items() if key != "prior_init"},
-        Detection(data.dataset.num_classes),
-        job.link,
-        tuple(train.images.shape[1:]),
-        data.class_counts,
-        seed_integer(job.study_seed, "weights", job.run_seed),
+    model = make_detector(
+        job, data.dataset.num_classes, tuple(train.images.shape[1:]), data.class_counts
     )
-    if not isinstance(model, RetinaNet):
-        name = job.config["model"]["name"]
-        raise BadInput(f"name: {name} is no detector; write model: retinanet")
     anchors = make_anchors(model.anchor_settings, *train.images.shape[2:])
-    assignment = AssignmentSettings(
-        settings["positive"], settings["negative"], settings["best_from"]
-    )
+    assignment = assignment_of(settings)
     known = _targets(
         json.dumps(job.config["dataset"], sort_keys=True), job.study_seed, job.run_seed,
         job.device, model.anchor_settings, assignment,
@@ -180,7 +179,11 @@ def prepare_detector(job: Job) -> DetectorParts:
     counts = np.bincount(labels[labels >= 0], minlength=data.dataset.num_classes)
     _set_prior(model, job.config["model"].get("prior_init", False), counts / labels.size)
     precision = PRECISIONS[job.config["training"].get("precision", "float32")]
-    return DetectorParts(
+    kind = DetectorParts
+    if isinstance(model, TwoStage):
+        # Here, since it stands above this module.
+        from losslab.experiments.detection.two_stage import TwoStageParts as kind
+    return kind(
         data,
         model.to(job.device, precision),
         _loss(job, counts).to(job.device),
@@ -196,6 +199,32 @@ def prepare_detector(job: Job) -> DetectorParts:
         settings["flip"],
         settings["jitter"] and tuple(settings["jitter"]),
     )  # fmt: skip
+
+
+def make_detector(
+    job: Job, classes: int, shape: tuple[int, ...], class_counts: np.ndarray
+) -> RetinaNet | TwoStage:
+    """The job's detector for images of `shape` (3, H, W), at its initial weights, without prior.
+
+    Raises `BadInput` where the model is no detector.
+    """
+    model = build_model(
+        {key: value for key, value in job.config["model"].items() if key != "prior_init"},
+        Detection(classes),
+        job.link,
+        shape,
+        class_counts,
+        seed_integer(job.study_seed, "weights", job.run_seed),
+    )
+    if not isinstance(model, RetinaNet | TwoStage):
+        name = job.config["model"]["name"]
+        raise BadInput(f"name: {name} is no detector; write model: retinanet or two_stage")
+    return model
+
+
+def assignment_of(settings: Mapping[str, Any]) -> AssignmentSettings:
+    """How the section `detector` of a configuration assigns anchors."""
+    return AssignmentSettings(settings["positive"], settings["negative"], settings["best_from"])
 
 
 def _loss(job: Job, counts: np.ndarray) -> DetectionLoss:
@@ -215,7 +244,7 @@ def _loss(job: Job, counts: np.ndarray) -> DetectionLoss:
         raise BadInput(f"loss: cannot be built: {error}") from error
 
 
-def _set_prior(model: RetinaNet, prior: bool | float, shares: np.ndarray) -> None:
+def _set_prior(model: RetinaNet | TwoStage, prior: bool | float, shares: np.ndarray) -> None:
     """Start at a probability for every class, or (on) at the share of anchors that are positive."""
     if prior is False:
         return

@@ -22,5 +22,9 @@ MODELS = Registry(
             "One-stage detector: compact ResNet, feature pyramid, shared class and box subnets.",
             "losslab.experiments.models.retinanet:build",
         ),
+        "two_stage": (
+            "Two-stage detector: proposals of no class, then a head that classifies each.",
+            "losslab.experiments.models.two_stage:build",
+        ),
     },
 )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from losslab.errors import BadInput
 from losslab.experiments.detection.anchors import AnchorSettings, grid_of
 from losslab.experiments.models.fpn import FPN
-from losslab.experiments.models.resnet import ResNet, backbone_problems
+from losslab.experiments.models.resnet import NormMode, ResNet, backbone_problems
 
 
 def build(
@@ -45,6 +45,33 @@ def build(
     Raises `BadInput` with every mistake.
     """
     blocks = [1, 1, 1] if blocks is None else blocks
+    settings, problems = checked_anchors(
+        input_shape, outputs, width, blocks, norm, channels, head_depth,
+        strides, scales, aspects, anchor_size,
+    )  # fmt: skip
+    if problems:
+        raise BadInput(problems)
+    backbone = ResNet(input_shape[0], width=width, blocks=blocks, block=block, norm=norm)
+    model = RetinaNet(backbone, settings, outputs, channels, head_depth, head_std)
+    if channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
+
+
+def checked_anchors(
+    input_shape: Sequence[int],
+    outputs: int,
+    width: int,
+    blocks: list[int],
+    norm: NormMode,
+    channels: int,
+    head_depth: int,
+    strides: list[int] | None,
+    scales: int,
+    aspects: list[float] | None,
+    anchor_size: float,
+) -> tuple[AnchorSettings, list[str]]:
+    """The anchors of a detector's options, and what is wrong with the options."""
     settings = AnchorSettings(
         tuple([8, 16, 32] if strides is None else strides),
         scales,
@@ -53,14 +80,7 @@ def build(
     )
     problems = backbone_problems(width, blocks, norm)
     problems += _problems(input_shape, outputs, channels, head_depth)
-    problems += _stride_problems(settings.strides, len(blocks))
-    if problems:
-        raise BadInput(problems)
-    backbone = ResNet(input_shape[0], width=width, blocks=blocks, block=block, norm=norm)
-    model = RetinaNet(backbone, settings, outputs, channels, head_depth, head_std)
-    if channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return model
+    return settings, problems + _stride_problems(settings.strides, len(blocks))
 
 
 class RetinaNet(nn.Module):
@@ -97,13 +117,20 @@ class RetinaNet(nn.Module):
 
         Images of whole numbers, 0 to 255, are scaled to [-1, 1] first.
         """
+        return self.heads(self.levels(images))
+
+    def levels(self, images: Tensor) -> list[Tensor]:
+        """The pyramid's maps of images, finest first."""
         weight = next(self.parameters())
         if not images.is_floating_point():
             images = images.to(weight.dtype) / 127.5 - 1
         if weight.is_contiguous(memory_format=torch.channels_last):
             images = images.contiguous(memory_format=torch.channels_last)
         maps = self.backbone(images)
-        levels = self.pyramid([maps[i] for i in self._used])
+        return self.pyramid([maps[i] for i in self._used])
+
+    def heads(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Class logits (B, A, K) and box offsets (B, A, 4) of the pyramid's maps."""
         logits = [_by_anchor(self.class_subnet(level), self.classes) for level in levels]
         offsets = [_by_anchor(self.box_subnet(level), 4) for level in levels]
         return torch.cat(logits, 1), torch.cat(offsets, 1)
