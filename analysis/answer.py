@@ -77,7 +77,7 @@ def answer(frames: StudyFrames) -> Answer:
     judged = selected[selected["n"] > 0]
     best = best_arm(judged)
     if best is None or (judged["diverged"] == judged["n"]).all():
-        verdict, sentence = _nothing(frames, judged, lacking)
+        verdict, sentence = _nothing(frames, lacking)
     elif len(selected) == 1:
         verdict, sentence = _alone(frames, judged.loc[best])
     else:
@@ -147,22 +147,17 @@ def planned_runs(frames: StudyFrames) -> int:
     return int(frames.study.get("seeds") or 0) * int(frames.study.get("repeats") or 1)
 
 
-def _nothing(
-    frames: StudyFrames, judged: pd.DataFrame, lacking: Mapping[str, int]
-) -> tuple[str, str]:
-    if judged.empty:
-        planned = planned_runs(frames) * len(frames.arms)
+def _nothing(frames: StudyFrames, lacking: Mapping[str, int]) -> tuple[str, str]:
+    planned = planned_runs(frames) * len(frames.arms)
+    runs = planned - sum(lacking.values())
+    if not runs:
         return "unfinished", (
             f"No answer yet: none of the {planned} planned test runs of the selected "
             f"configurations has been made."
         )
-    runs = int(judged["n"].sum())
     if lacking:
         return "unfinished", f"{_unfinished(lacking)} No answer yet: all {runs} so far diverged."
-    return "diverged", (
-        f"No answer: all {runs} test runs of the selected configurations diverged, and each "
-        f"counts at chance level."
-    )
+    return "diverged", (f"No answer: all {runs} test runs of the selected configurations diverged.")
 
 
 def _alone(frames: StudyFrames, line: pd.Series) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from losslab.errors import BadInput
 
 LEVEL, POWER = 0.05, 0.8
 FALSE_WINS = (8, 70)  # percent, least and most of the designs that were simulated
+MOST_SEEDS = 1000  # above it, a number of seeds says no more than that nobody can run them
 _FEW = 6  # pairs below which even six wins out of six would prove nothing without normality
 
 
@@ -113,7 +114,12 @@ def _power(frames: StudyFrames, selected: pd.DataFrame, best: str) -> Iterator[s
     except BadInput:
         yield text
         return
-    yield f"{text} One of the observed size, if true, would take about {counted(needed, noun)}."
+    told = (
+        f"about {counted(needed, noun)}"
+        if needed <= MOST_SEEDS
+        else f"more than {MOST_SEEDS:,} {noun}s"
+    )
+    yield f"{text} One of the observed size, if true, would take {told}."
 
 
 def _few_pairs(frames: StudyFrames, selected: pd.DataFrame, best: str) -> Iterator[str]:
@@ -133,10 +139,11 @@ def _diverged(frames: StudyFrames, selected: pd.DataFrame) -> Iterator[str]:
     runs = frames.confirmation[frames.confirmation["variant"] == "selected"]
     planned = runs.groupby("arm").size()
     told = [f"{arm} {line['diverged']} of {planned[arm]}" for arm, line in lost.iterrows()]
-    yield (
-        f"Test runs of selected configurations that diverged: {listed(told)}. Each counts at "
-        f"chance level, none is left out."
-    )
+    counts = "Each counts at chance level, none is left out."
+    values = runs.loc[runs["state"] == "diverged"].get(f"test/{frames.study['primary']}")
+    if values is None or values.isna().all():
+        counts = f"They have no {metric_words(frames.study['primary'])} and are left out."
+    yield f"Test runs of selected configurations that diverged: {listed(told)}. {counts}"
 
 
 def _tuning(frames: StudyFrames, table: pd.DataFrame, best: str) -> Iterator[str]:

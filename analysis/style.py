@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from itertools import cycle, islice
 from pathlib import Path
 from textwrap import fill
@@ -11,6 +12,7 @@ import matplotlib as mpl
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
 COLUMN, PAGE = 3.35, 6.9  # inches: one column, and both columns, of a two-column paper
@@ -65,8 +67,21 @@ def line_looks(count: int) -> list[dict[str, Any]]:
 
 
 def plain(text: str, width: int = 26) -> str:
-    """A user's text as a label: no mathematics out of a dollar sign, wrapped at `width`."""
-    return fill(str(text), width).replace("$", r"\$")
+    r"""A user's text as a label: no mathematics out of a dollar sign, wrapped at `width`.
+
+    A letter that the figures' font lacks is its code point, as in LaTeX, not an empty box.
+
+    >>> print(plain("a_$b 中"))
+    a_\$b U+4E2D
+    """
+    known = "".join(c if _in_font(c) else f"U+{ord(c):04X}" for c in str(text))
+    return fill(known, width).replace("$", r"\$")
+
+
+@cache
+def _in_font(letter: str) -> bool:
+    font = get_font(findfont("DejaVu Sans"))  # comes with matplotlib; the others are like it
+    return letter.isspace() or bool(font.get_char_index(ord(letter)))
 
 
 def save(figure: Figure, folder: str | Path, name: str) -> list[Path]:

@@ -71,6 +71,8 @@ def difference_words(frames: StudyFrames, line: pd.Series, digits: int, compared
     `line` is of a results table; `compared` says over how many arms Holm's correction was made.
     """
     difference = number(line["difference"], digits, sign=True)
+    if line.get("pairs_dropped", 0):  # it need not be the difference of the two means
+        difference += f" (over the {replicate_noun(frames)}s that both have)"
     if math.isnan(line["difference_low"]):
         reason = line["difference_missing"] or line["missing"] or "not defined"
         return f"difference {difference} without an interval ({reason})"

@@ -7,6 +7,11 @@ from losslab.experiments.spaces import leaves
 
 # What may grow: more of the same, laid upon what is there.
 GROWING = ("search.trials", "search.repeats", "confirm.seeds")
+# Options of datasets that say where data are, and not what they are.
+MOVABLE = (
+    *("path", "images", "validation_images", "test_images"),
+    *("annotations", "validation_annotations", "test_annotations", "cache"),
+)
 # Keys that older studies do not have, with what they did.
 SINCE = {"search.repeats": 1}
 
@@ -27,8 +32,8 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     for path in dict.fromkeys([*before, *after]):
         was, now = before.get(path, SINCE.get(path)), after.get(path)
         grown = path in GROWING and now is not None and now >= was
-        # A table may lie elsewhere than when the study began: its content hash is compared.
-        moved = path.endswith("dataset.path")
+        # Data may lie elsewhere than when the study began: their content hash is compared.
+        moved = path.rpartition("dataset.")[2] in MOVABLE
         # How much memory a stack may take changes what is stacked from now on, and no result.
         if was != now and not (grown or moved or path in ("question", "memory")):
             lines.append(f"{path}: {_shown(was)} -> {_shown(now)}")

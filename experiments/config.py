@@ -27,7 +27,13 @@ from losslab.experiments.consistency import (
 )
 from losslab.experiments.levels import at_level, check_levels, labelled, levelled_name
 from losslab.experiments.options import booleans_as_numbers, problems_of
-from losslab.experiments.reading import apply_overrides, find_study, normalise, read_yaml
+from losslab.experiments.reading import (
+    apply_overrides,
+    find_study,
+    normalise,
+    read_yaml,
+    shipped_studies,
+)
 from losslab.experiments.resolving import Resolver
 from losslab.experiments.schema import (
     Confirm,
@@ -128,7 +134,7 @@ def load_study(
     direction = direction_told(file, problems)
     parts = [_arms(file, resolver)] if file.levels is None else _levels(content, file, resolver)
     if problems:
-        raise BadInput(list(dict.fromkeys(problems)))
+        raise BadInput([_with_remedy(line, source) for line in dict.fromkeys(problems)])
     arms = {arm.name: arm for part in parts for arm in part[0].values()}
     metrics = metrics_for(file, arms)
     _, baseline, standing = parts[0]
@@ -155,6 +161,16 @@ def load_study(
         # Resolved arms have their level in them, and a file of them would no longer say so.
         written={**content, "study": name} if file.levels else resolved,
     )
+
+
+def _with_remedy(problem: str, source: str | Path | Mapping[str, Any]) -> str:
+    """A problem; where it is a missing option of a dataset, with what to do about it."""
+    path = problem.partition(":")[0]
+    if path.partition(".")[0] != "dataset" or not problem.endswith(": is required and missing"):
+        return problem
+    told = f"{problem}; write it in the study file or give --set {path}=VALUE"
+    shipped = None if isinstance(source, Mapping) else shipped_studies().get(str(source))
+    return f"{told} (the head of {shipped} says where to get the data)" if shipped else told
 
 
 def _arms(file: StudyFile, resolver: Resolver) -> tuple[dict[str, Arm], str, str]:

@@ -13,6 +13,7 @@ import yaml
 
 from losslab.datasets.base import Dataset
 from losslab.datasets.detection.base import DetectionDataset
+from losslab.datasets.detection.problems import remarks
 from losslab.errors import BadInput
 from losslab.experiments.changes import changed_keys
 from losslab.experiments.config import Study
@@ -63,6 +64,8 @@ def open_study(
         if new["resolved"]["memory"] == old["resolved"].get("memory"):
             new["plans"] |= old["plans"]
         _note_growth(old, new)
+    for remark in remarks(new["dataset"]):
+        observer.note(remark)
     write_json(folder.study_file, new)
     folder.clean_leftovers()
     return new

@@ -5,6 +5,7 @@ import types
 import typing
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -18,10 +19,7 @@ def options_model(function: Callable[..., Any], given: Iterable[str] = ()) -> ty
     Types come from the annotations; what cannot be read is left unchecked, since third-party code
     is annotated as it pleases.
     """
-    try:
-        hints = typing.get_type_hints(function)
-    except Exception:
-        hints = {}
+    hints = _hints(function)
     fields: dict[str, Any] = {}
     extra: typing.Literal["forbid", "allow"] = "forbid"
     for name, parameter in inspect.signature(function).parameters.items():
@@ -36,6 +34,24 @@ def options_model(function: Callable[..., Any], given: Iterable[str] = ()) -> ty
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an option called "schema" shadows nothing that we use
         return create_model("Options", __config__=config, **fields)
+
+
+def path_options(function: Callable[..., Any]) -> set[str]:
+    """The options of a callable that name files or folders: `path`, and what may be a `Path`.
+
+    >>> def build(study_seed: int, *, images: str | Path, masks: Path | None, size: int): ...
+    >>> sorted(path_options(build))
+    ['images', 'masks', 'path']
+    """
+    hints = _hints(function)
+    return {"path", *(n for n, hint in hints.items() if Path in (hint, *typing.get_args(hint)))}
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function)
+    except Exception:
+        return {}
 
 
 def checked(

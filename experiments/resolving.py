@@ -2,7 +2,8 @@
 
 import copy
 import inspect
-from collections.abc import Mapping
+import os
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from losslab.errors import BadInput, LosslabError
 from losslab.experiments.building import build_box_loss
 from losslab.experiments.data import dataset_for
 from losslab.experiments.models import MODELS
-from losslab.experiments.options import checked, options_model, problems_of
+from losslab.experiments.options import checked, options_model, path_options, problems_of
 from losslab.experiments.schema import FIXED, Detector, Training
 from losslab.experiments.spaces import (
     Choices,
@@ -166,7 +167,7 @@ class Resolver:
         if "prior_init" in kept:
             self._check_prior_init(kept["prior_init"], spaces.get("prior_init"), where)
         given = {key: value for key, value in values.items() if key not in ("name", *reserved)}
-        self._locate(given)
+        self._locate(given, path_options(build))
         own = {path: space for path, space in spaces.items() if path not in ("name", *reserved)}
         if "name" in spaces:
             self.problems.append(f"{where}.name: cannot be searched; make an arm of each")
@@ -189,14 +190,14 @@ class Resolver:
                 f"got {prior!r}"
             )
 
-    def _locate(self, options: dict[str, Any]) -> None:
+    def _locate(self, options: dict[str, Any], paths: Collection[str]) -> None:
         """A relative data path means one beside the study file, else one in the working folder."""
-        path = options.get("path")
-        if isinstance(path, str) and not Path(path).expanduser().is_absolute():
+        for name in paths:
+            if not isinstance(given := options.get(name), str):
+                continue
+            path = Path(given).expanduser()
             beside = self.folder / path
-            options["path"] = str((beside if beside.exists() else Path(path)).absolute())
-        elif isinstance(path, str):
-            options["path"] = str(Path(path).expanduser())
+            options[name] = os.path.abspath(beside if beside.exists() else path)
 
     def _checked(
         self, model: Any, values: Mapping[str, Any], spaces: Mapping[str, Space], where: str

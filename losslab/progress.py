@@ -16,7 +16,9 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from losslab.datasets.detection.problems import remarks
 from losslab.experiments.config import Study, load_study
+from losslab.experiments.data import dataset_for
 from losslab.experiments.executors import Kind, usable_cores
 from losslab.experiments.folder import StudyFolder, home_folder
 from losslab.experiments.observing import Observer
@@ -179,6 +181,7 @@ def dry_run(source: str, overrides: Sequence[str], home: str | None, workers: in
         how = guess.plans[arm.name].describe()
         lines.append(f"  {arm.name}: searches {searched}; trains {how}")
     lines += [
+        *_images(study),
         *_searches(study),
         f"confirmation: {study.confirm.seeds} seeds, selected"
         + (" and defaults" if study.confirm.defaults else ""),
@@ -190,6 +193,23 @@ def dry_run(source: str, overrides: Sequence[str], home: str | None, workers: in
         "nothing was trained or written",
     ]
     return "\n".join(lines)
+
+
+def _images(study: Study) -> list[str]:
+    """What a detection study looks at, and what is the matter with it."""
+    if not study.detects:
+        return []
+    record = dataset_for(study.arms[study.baseline].config["dataset"], study.seed).describe()
+    parts = record["splits"]
+    images = ", ".join(f"{part['images']} {name}" for name, part in parts.items())
+    pairs = zip(record["class_names"], parts["train"]["class_counts"], strict=True)
+    objects = ", ".join(f"{name}: {count}" for name, count in pairs)
+    _, height, width = record["image_shape"]
+    return [
+        f"images: {images}, each stored as {width} x {height} pixels",
+        f"objects to train on: {objects}",
+        *remarks(record),
+    ]
 
 
 def _searches(study: Study) -> list[str]:

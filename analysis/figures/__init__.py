@@ -11,6 +11,8 @@ from losslab.analysis.figures.classes import (
     gradient_norms_figure,
     margins_figure,
 )
+from losslab.analysis.figures.detections import detections_figure
+from losslab.analysis.figures.detectors import detection_curves_figure, speed_figure
 from losslab.analysis.figures.learning import learning_curves_figure
 from losslab.analysis.figures.parallel import parallel_coordinates_figure
 from losslab.analysis.figures.ranking import precision_recall_figure, roc_figure
@@ -23,6 +25,8 @@ __all__ = [
     "best_of_k_figure",
     "catalogue",
     "class_recall_figure",
+    "detection_curves_figure",
+    "detections_figure",
     "differences_figure",
     "gradient_norms_figure",
     "importances_figure",
@@ -38,6 +42,7 @@ __all__ = [
     "seeds_figure",
     "several",
     "slices_figure",
+    "speed_figure",
     "temperature_figure",
     "threshold_figure",
 ]

@@ -9,6 +9,8 @@ from losslab.analysis.figures import (
     budgets,
     calibration,
     classes,
+    detections,
+    detectors,
     grids,
     learning,
     levels,
@@ -92,6 +94,24 @@ STUDY_FIGURES: tuple[StudyFigure, ...] = (
         ranking.precision_recall_caption,
     ),
     StudyFigure("roc", "ROC curves", ranking.roc_figure, ranking.roc_caption),
+    StudyFigure(
+        "detection_curves",
+        "Precision and recall of detections",
+        detectors.detection_curves_figure,
+        detectors.detection_curves_caption,
+    ),
+    StudyFigure(
+        "speed",
+        "Speed against AP",
+        detectors.speed_figure,
+        detectors.speed_caption,
+    ),
+    StudyFigure(
+        "detections",
+        "Detections in test images",
+        detections.detections_figure,
+        detections.detections_caption,
+    ),
     StudyFigure(
         "class_recall",
         "Recall by class frequency",

@@ -28,6 +28,7 @@ from losslab.analysis.frames import StudyFrames
 from losslab.analysis.layouts import metric_words
 from losslab.analysis.remembering import once
 from losslab.analysis.style import PAGE, new_figure, print_style
+from losslab.analysis.wording import listed
 from losslab.errors import BadInput
 
 _MOST_ARMS = 12
@@ -106,7 +107,9 @@ def importances_figure(frames: StudyFrames) -> Figure | None:
     axis.set_yticks(range(rows), [arm_words(a, f"(n = {found.trials[a]})") for a in table.index])
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
-    figure.supxlabel(f"importance by {found.method}\n(a row adds up to 1)", fontsize=8)
+    figure.supxlabel(
+        f"importance by {found.method}\n(a row adds up to 1 but for rounding)", fontsize=8
+    )
     return figure
 
 
@@ -169,12 +172,21 @@ def response_figure(frames: StudyFrames) -> Figure | None:
 def response_caption(frames: StudyFrames) -> str:
     """What `response_figure` shows."""
     trials = _complete(frames)
-    sizes = [int((trials["arm"] == arm).sum()) for arm in _response_panels(frames)]
+    panels = _response_panels(frames)
+    sizes = [int((trials["arm"] == arm).sum()) for arm in panels]
+    left = [arm for arm in frames.arms if arm not in panels]
+    without = (
+        f" Without {listed(left[:8])}{' and others' if len(left) > 8 else ''}: fewer than "
+        f"{FEWEST_POINTS} complete trials, fewer than two numbers searched, or no room."
+        if left
+        else ""
+    )
     return (
         f"Objective ({metric_words(frames.study['primary'])} on validation) over the two most "
         f"important hyper-parameters of each arm, {counted('complete trials', sizes)} an arm. The "
         "surface is a Gaussian-kernel mean (width 12 % of the range) over all else that varied, "
         "blank away from trials; the sampler chose where they are. The worst 5 % share one shade."
+        f"{without}"
     )
 
 

@@ -45,6 +45,8 @@ ARM_COLUMNS = {
     "tuned": "str",
 }
 _TIMES = ("started", "ended")
+# what chance level is perfect at: at equal probabilities, ECE is 0 where classes are balanced
+_PERFECT_AT_CHANCE = ("ece",)
 # Which search of which arm: (arm, repeat).
 Replicate = tuple[str, int]
 
@@ -84,14 +86,21 @@ def build_frames(
 
 
 def _with_validation(run: Run) -> dict[str, Any]:
-    """A confirmation record whose metrics include validation at its judged epoch."""
+    """A confirmation record whose metrics include validation at its judged epoch.
+
+    A run that diverged has no calibration error: that of chance level may be 0, the best there is.
+    """
     validation: dict[str, float] = {}
     if run.history is not None and len(run.history.values):
         rows = run.history.values[run.history.values[:, 0] == run.record.get("judged_epoch")]
         if len(rows):
             judged = zip(run.history.columns, rows[0].tolist(), strict=True)
             validation = {n: v for n, v in judged if n.startswith("val/") and not np.isnan(v)}
-    return {**run.record, "metrics": {**validation, **(run.record.get("metrics") or {})}}
+    metrics = {**validation, **(run.record.get("metrics") or {})}
+    if run.record.get("state") == "diverged":
+        kept = {name for name in metrics if name.split("/")[-1] not in _PERFECT_AT_CHANCE}
+        metrics = {name: value for name, value in metrics.items() if name in kept}
+    return {**run.record, "metrics": metrics}
 
 
 def _run_frame(records: Sequence[Mapping[str, Any]], extras: list[str]) -> pd.DataFrame:

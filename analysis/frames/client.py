@@ -195,6 +195,8 @@ class ClientSource:
             return call(*arguments, **options)
         except (MlflowException, OSError) as error:
             first = (str(error).strip().splitlines() or [""])[0][:300]
+            if "Max retries exceeded" in first:  # what urllib3 says of a server that is away
+                first = "no server answers"
             raise BadInput(
                 f"{self.uri} cannot be read: {first}; is the address right, and are you allowed to?"
             ) from error

@@ -18,6 +18,9 @@ _WORDS = {
     "macro f1": "macro F1",
     "brier": "Brier score",
     "ece": "ECE",
+    "ap": "AP",
+    "ap50": "AP50",
+    "ap75": "AP75",
 }
 
 

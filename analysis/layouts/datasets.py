@@ -159,7 +159,12 @@ def examples_layout(table: pd.DataFrame) -> Layout:
             )
             if line["missing"]:
                 seeds += f" ({note(notes, line['missing'])})"
-            errors = [f"{line[name]:.{digits + 1}f}" for name in ("seed_error", "example_error")]
+            errors = [
+                f"— ({note(notes, line['missing'])})"
+                if pd.isna(line[name])
+                else f"{line[name]:.{digits + 1}f}"
+                for name in ("seed_error", "example_error")
+            ]
             body = [seeds, both, *errors, str(line["seeds"])]
         rows.append([Cell(str(text)) for text in (*head, *body)])
     header = ["arm", "quantity", "over seeds [95 % CI]", "over seeds and examples [95 % CI]"]

@@ -134,12 +134,23 @@ def _by_column(table: pd.DataFrame, part: str, words: dict[str, str], name: str)
     for arm, lines in table.groupby("arm", sort=False):
         by_column = lines.set_index(["metric", part])
         cells = [estimate_cell(by_column.loc[c[:2]], digits[c], notes) for c in columns]
-        rows.append([Cell(str(arm)), *cells, Cell(str(lines["n"].max()))])
+        rows.append([Cell(str(arm)), *cells, _runs(lines, notes)])
     header = [
         f"{metric_words(metric)}{f', {words[entry]}' if words[entry] else ''} {ARROWS[better]}"
         for metric, entry, better in columns
     ]
     return Layout(name, ["arm", *header, "n"], rows, legend(notes))
+
+
+def _runs(lines: pd.DataFrame, notes: dict[str, str]) -> Cell:
+    """How many replicates an arm has, and how many of its runs diverged."""
+    diverged = int(lines["diverged"].max())
+    if not diverged:
+        return Cell(str(lines["n"].max()))
+    lost = f"{diverged} of its runs diverged, counted at chance level"
+    if "ece" in set(lines["metric"]):
+        lost += ", in ECE left out: at chance level it may be 0"
+    return Cell(f"{lines['n'].max()} ({note(notes, lost)})")
 
 
 def _captioned(layout: Layout, caption: str) -> Layout:

@@ -126,7 +126,7 @@ def corrected_resampled_t(
     return PairedDifference(plain.difference, low, high, half, p, plain.n, plain.dropped, "")
 
 
-def holm(p_values: pd.Series) -> pd.Series:
+def holm(p_values: pd.Series | np.ndarray | list) -> pd.Series:
     """Holm's step-down correction (Holm 1979, Scand. J. Statist. 6); undefined p stay undefined.
 
     The i-th smallest of m p-values becomes max_{j ≤ i} min(1, (m − j + 1) p_(j)). NaN entries are
@@ -135,6 +135,7 @@ def holm(p_values: pd.Series) -> pd.Series:
     >>> holm(pd.Series({"a": 0.01, "b": 0.04, "c": float("nan"), "d": 0.03})).round(3).to_list()
     [0.03, 0.06, nan, 0.06]
     """
+    p_values = pd.Series(p_values, dtype=float)
     corrected = pd.Series(NAN, index=p_values.index, dtype=float)
     defined = p_values.notna()
     # not statsmodels' multipletests: it collects garbage in every call, half a second with torch

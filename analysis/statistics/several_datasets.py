@@ -197,6 +197,7 @@ def ranks_against_control(
 
 
 def _complete(scores: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    scores = pd.DataFrame(scores)  # an array is taken too, its arms numbered
     if scores.shape[1] < 2 or not scores.columns.is_unique:
         raise BadInput("scores need one column per arm, two arms at least, each name once")
     whole = scores[np.isfinite(scores.astype(float)).all(axis=1)].astype(float)

@@ -14,6 +14,7 @@ from losslab.analysis.layouts.datasets import (
     examples_layout,
     ranks_layout,
 )
+from losslab.analysis.layouts.detection import detection_layout
 from losslab.analysis.layouts.searches import (
     SHOWN_RUNS,
     divergences_layout,
@@ -30,6 +31,7 @@ from losslab.analysis.levels import by_level
 from losslab.analysis.sweeps import sweep_table, swept_parameters
 from losslab.analysis.tables.comparisons import contrasts_table, pairwise_table, power_table
 from losslab.analysis.tables.datasets import datasets_table, ranking, ranks_table
+from losslab.analysis.tables.detection import detection_table
 from losslab.analysis.tables.examples import examples_table
 from losslab.analysis.tables.published import published_table
 from losslab.analysis.tables.results import results_table, row_keys
@@ -150,6 +152,7 @@ def _compared(frames: StudyFrames, ledger: bool) -> Iterator[StudyTable]:
         arms = list(examples["arm"])
         yield _by_row("examples", examples, examples_layout(examples), runs, arms, None)
     views: dict[str, tuple[Callable, Callable]] = {
+        "detection": (detection_table, detection_layout),
         "thresholds": (thresholds_table, thresholds_layout),
         "calibration": (calibration_table, calibration_layout),
         "published": (published_table, published_layout),

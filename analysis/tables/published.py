@@ -13,6 +13,7 @@ import pandas as pd
 
 from losslab.analysis.frames import StudyFrames
 from losslab.analysis.sweeps import published, swept_parameters
+from losslab.analysis.tables.published_detection import published_rows
 from losslab.analysis.tables.results import estimates
 from losslab.analysis.tables.runs import Confirmed, primary_column
 
@@ -90,21 +91,29 @@ def published_table(frames: StudyFrames) -> pd.DataFrame:
     The columns of `estimates` for the primary metric, selected configurations, and `loss`,
     `published` (the best of the table's entries for that loss, at the imbalance ratio nearest the
     study's), `published_metric, published_setting, published_source, published_table`. Empty where
-    no shipped table has one of the study's losses for its kind of task, and for a study that
-    sweeps a published parameter: `sweeps.sweep_table` has the numbers that belong to its arms.
+    no shipped table has one of the study's losses for its kind of task, and for a study whose arms
+    are those of a published table: `sweeps.sweep_table` or `detection.detection_table` has the
+    numbers that belong to each.
     """
     kind, ratio = _kind(frames)
     rows = []
     for arm, about in frames.study["arms"].items():
-        loss = about.get("config", {}).get("loss", {}).get("name")
+        loss = _loss(about.get("config", {}))
         for reference in REFERENCES:
             if kind in reference.kinds and loss in reference.names.values():
                 rows.append({"arm": arm, "loss": loss, **_quoted(reference, loss, ratio)})
-    if not rows or swept_parameters(frames):
+    if not rows or swept_parameters(frames) or len(published_rows(frames)):
         return pd.DataFrame()
     keys = [(arm, "selected", "") for arm in frames.arms]
     ours = estimates(frames, Confirmed.of(frames), keys, [primary_column(frames)])
     return ours.merge(pd.DataFrame(rows), on="arm", how="inner")
+
+
+def _loss(config: Mapping[str, Any]) -> str:
+    """The loss of an arm; a detector's may be mined, which dense tasks have losses for."""
+    if mining := (config.get("detector") or {}).get("mining"):
+        return "ohem_ratio" if mining.get("negatives_per_positive") else "ohem"
+    return str(config.get("loss", {}).get("name", ""))
 
 
 def _kind(frames: StudyFrames) -> tuple[str, float]:
@@ -112,7 +121,8 @@ def _kind(frames: StudyFrames) -> tuple[str, float]:
     options = dataset.get("options", {})
     ratio = options.get("imbalance_factor", options.get("imbalance_ratio"))
     known = isinstance(ratio, int | float) and ratio > 0
-    kind = "dense" if dataset.get("task") == "dense" else str(options.get("imbalance", ""))
+    dense = dataset.get("task") in ("dense", "detection")
+    kind = "dense" if dense else str(options.get("imbalance", ""))
     return kind, float(ratio) if known else math.nan
 
 

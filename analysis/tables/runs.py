@@ -20,7 +20,10 @@ RULES = {
     "prior correction": "test_prior_corrected",
 }
 Key = tuple[str, str, str]  # arm, variant, rule
-_LOWER_IS_BETTER = ("loss", "error", "brier", "ece", "seconds")
+_LOWER_IS_BETTER = (
+    *("loss", "error", "brier", "ece", "seconds"),
+    *("milliseconds", "flops", "parameters"),
+)
 FINISHED = ("complete", "diverged")
 
 
@@ -28,7 +31,7 @@ def direction(frames: StudyFrames, metric: str) -> str:
     """`maximize` or `minimize`: what the study says, else by the metric's name.
 
     The study gives the primary metric's `direction`, and may give `directions` of others. The name
-    decides by its parts: `loss`, `error`, `brier`, `ece` and `seconds` are better low.
+    decides by its parts: `loss`, `error`, `brier`, `ece` and what a model costs are better low.
     """
     name = metric.split("/", 1)[1] if metric.startswith(("test", "val")) else metric
     if name == frames.study["primary"]:

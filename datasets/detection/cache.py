@@ -69,7 +69,7 @@ def default_folder() -> Path:
 def stored(wanted: Sequence[Wanted], resize: Resize, folder: Path) -> Stored:
     """The images as `Stored`, from the cache in `folder` or decoded now.
 
-    Raises `BadInput` where no image can be read at all, or the cache cannot be written.
+    `wanted` is not empty. Raises `BadInput` where the cache cannot be written.
     """
     hashes = [_file_hash(one.file) for one in wanted]
     described = [(digest, one.declared) for digest, one in zip(hashes, wanted, strict=True)]
@@ -104,17 +104,13 @@ def _make(wanted: Sequence[Wanted], resize: Resize, final: Path) -> None:
             originals[row] = upright_size(one.file, one.declared)
         except Unreadable as error:
             failures[row] = (error.kind, str(error))
-    if all(failures):
-        shown = "; ".join(
-            f"{w.file.name}: {f[1]}" for w, f in zip(wanted, failures, strict=True) if f
-        )
-        raise BadInput(f"no image can be read: {shown[:1000]}")
     scales = np.array([resize.scale(*size) for size in originals.tolist()])
     pairs = zip(originals.tolist(), scales.tolist(), strict=True)
     sizes = np.array(
         [stored_size(width, height, scale) for (width, height), scale in pairs], dtype=np.int32
     )
-    canvas = resize.canvas_of(sizes[[failure is None for failure in failures]])
+    readable = np.array([failure is None for failure in failures])
+    canvas = resize.canvas_of(sizes[readable] if readable.any() else sizes)
     sizes = np.minimum(sizes, canvas).astype(np.int32)
 
     making = final.with_name(f"{final.name}.{uuid.uuid4().hex[:8]}")

@@ -15,6 +15,7 @@ file that cannot be read is never skipped.
 import json
 import math
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ from losslab.datasets.detection.folders import (
     FolderDataset,
     Picture,
     Source,
-    check_options,
+    checked_options,
 )
 from losslab.datasets.detection.images import SUFFIXES
 from losslab.datasets.detection.problems import Problems
@@ -33,19 +34,19 @@ from losslab.errors import BadInput
 def build(
     study_seed: int,
     *,
-    images: str,
-    annotations: str,
-    validation_annotations: str | None = None,
-    test_annotations: str | None = None,
-    validation_images: str | None = None,
-    test_images: str | None = None,
+    images: str | Path,
+    annotations: str | Path,
+    validation_annotations: str | Path | None = None,
+    test_annotations: str | Path | None = None,
+    validation_images: str | Path | None = None,
+    test_images: str | Path | None = None,
     size: int | list[int] = 256,
     shorter_side: int | None = None,
     longer_side: int | None = None,
     on_error: Literal["stop", "skip"] = "stop",
     test_fraction: float = 0.2,
     validation_fraction: float = 0.2,
-    cache: str | None = None,
+    cache: str | Path | None = None,
 ) -> FolderDataset:
     """Object detection from images and COCO JSON annotations.
 
@@ -63,47 +64,52 @@ def build(
 
     Raises `BadInput` with every mistake.
     """
-    options = {key: value for key, value in locals().items() if key != "study_seed"}
-    check_options(options)
-    problems = Problems()
-    reader = _Reader(Path(images), Path(annotations), problems)
-    pool = reader.pictures()
+    options = checked_options(locals())
+    problems = Problems("annotations")
+    reader = _Reader(options, "", problems)
+    found: dict[str, list[Picture] | None] = {"": reader.pictures()}
     files = set(reader.files)
-    given: dict[str, list[Picture] | None] = {}
-    for part, file, folder in (
-        ("validation", validation_annotations, validation_images),
-        ("test", test_annotations, test_images),
-    ):
-        given[part] = None
-        if file is not None:
-            other = _Reader(Path(folder or images), Path(file), problems, reader.class_names)
-            given[part] = other.pictures()
+    for part in ("validation_", "test_"):
+        found[part] = None
+        if options[f"{part}annotations"] is not None:
+            other = _Reader(options, part, problems, reader.class_names)
+            found[part] = other.pictures()
             files |= other.files
     there = {file for file in reader.folder.iterdir() if file.suffix.lower() in SUFFIXES}
     notes = {"files_not_named": len(there - files)}
-    source = Source(reader.class_names, pool, given["validation"], given["test"], problems, notes)
+    source = Source(
+        reader.class_names, found[""] or [], found["validation_"], found["test_"], problems, notes
+    )
     return FolderDataset("coco", study_seed, options, source)
 
 
 class _Reader:
-    """Reads one JSON file; `class_names` are those of the main file where this is another one."""
+    """Reads one JSON file: the main one, or that of the split whose options begin with `part`.
+
+    `class_names` are those of the main file where this is another one.
+    """
 
     def __init__(
         self,
-        folder: Path,
-        file: Path,
+        options: Mapping[str, Any],
+        part: str,
         problems: Problems,
         class_names: list[str] | None = None,
     ):
-        self.folder, self.file = folder.expanduser(), file.expanduser()
+        own = f"{part}images" if options[f"{part}images"] else "images"
+        self.folder = Path(options[own]).expanduser()
+        file = Path(options[f"{part}annotations"]).expanduser()
         self.problems = problems
         if not self.folder.is_dir():
-            raise BadInput(f"images: there is no folder {folder}")
-        self._content = _load(self.file)
-        categories = _categories(self._content["categories"], self.file)
-        self.class_names = class_names or list(categories.values())
-        places = {name: place for place, name in enumerate(self.class_names)}
-        self._labels = {key: places[name] for key, name in categories.items() if name in places}
+            raise BadInput(f"{own}: there is no folder {self.folder}")
+        self._content = _load(file, f"{part}annotations")
+        self._categories = _categories(self._content["categories"], f"{part}annotations: {file}")
+        self.class_names = class_names or list(self._categories.values())
+        self._places = {name: place for place, name in enumerate(self.class_names)}
+        # The files of several splits may have one name, in folders of their own.
+        given = [options[f"{each}annotations"] for each in ("", "validation_", "test_")]
+        names = [Path(each).name for each in given if each is not None]
+        self._file = file.name if names.count(file.name) == 1 else f"{file.parent.name}/{file.name}"
         self.files: set[Path] = set()
 
     def pictures(self) -> list[Picture]:
@@ -165,10 +171,13 @@ class _Reader:
         return None
 
     def _box(self, entry: dict[str, Any], place: str) -> Box | None:
-        label = self._labels.get(_key(entry.get("category_id")))
+        category = self._categories.get(_key(entry.get("category_id")))
         numbers = _numbers(entry.get("bbox"), 4)
-        if label is None:
+        if category is None:
             text = f"the category {entry.get('category_id')!r} is not among the categories"
+            self._add("unknown category", place, text)
+        elif category not in self._places:
+            text = f"the category {category!r} is not in the file that `annotations` names"
             self._add("unknown category", place, text)
         elif numbers is None:
             text = f"bbox must be four numbers, got {str(entry.get('bbox'))[:60]}"
@@ -181,24 +190,24 @@ class _Reader:
             area = _numbers([entry.get("area")], 1)
             return Box(
                 (x, y, x + width, y + height),
-                label,
-                f"{self.file.name}: {place}",
+                self._places[category],
+                f"{self._file}: {place}",
                 bool(entry.get("iscrowd", 0)),
                 area[0] if area and area[0] > 0 else None,
             )
         return None
 
     def _add(self, kind: str, place: str, text: str) -> None:
-        self.problems.add(kind, f"{self.file.name}: {place}", text)
+        self.problems.add(kind, f"{self._file}: {place}", text)
 
 
-def _load(file: Path) -> dict[str, Any]:
+def _load(file: Path, option: str) -> dict[str, Any]:
     try:
         content = json.loads(file.read_bytes())
     except OSError as error:
-        raise BadInput(f"annotations: {file} cannot be read ({error.strerror})") from error
+        raise BadInput(f"{option}: {file} cannot be read ({error.strerror})") from error
     except ValueError as error:
-        raise BadInput(f"annotations: {file} is not JSON: {error}") from error
+        raise BadInput(f"{option}: {file} is not JSON: {error}") from error
     parts = ("images", "annotations", "categories")
     missing = [
         part
@@ -207,27 +216,29 @@ def _load(file: Path) -> dict[str, Any]:
     ]
     if missing:
         raise BadInput(
-            f"annotations: {file} is not in COCO's format, which has lists called images, "
+            f"{option}: {file} is not in COCO's format, which has lists called images, "
             f"annotations and categories; missing: {', '.join(missing)}"
         )
+    if not content["images"]:
+        raise BadInput(f"{option}: {file} names no images")
     return content
 
 
-def _categories(entries: list[Any], file: Path) -> dict[Any, str]:
+def _categories(entries: list[Any], where: str) -> dict[Any, str]:
     """Names by id, in the order of the ids. Without them no box can be understood."""
     pairs: list[tuple[Any, Any]] = [
         (_key(e.get("id")), e.get("name")) if isinstance(e, dict) else (None, None) for e in entries
     ]
     problems = [
-        f"{file.name}: category no. {number} needs an id and a name"
+        f"{where}: category no. {number} needs an id and a name"
         for number, (key, name) in enumerate(pairs)
         if key is None or not isinstance(name, str)
     ]
     for kind, values in (("id", [p[0] for p in pairs]), ("name", [p[1] for p in pairs])):
         twice = [value for value, n in Counter(values).items() if n > 1 and value is not None]
-        problems += [f"{file.name}: two categories have the {kind} {value!r}" for value in twice]
+        problems += [f"{where}: two categories have the {kind} {value!r}" for value in twice]
     if not entries:
-        problems.append(f"{file.name}: there are no categories")
+        problems.append(f"{where}: there are no categories")
     if problems:
         raise BadInput(problems)
     known = [(number, str(name)) for number, name in pairs]

@@ -9,7 +9,7 @@ its share to every split, so that rare classes are in all of them as far as ther
 images. A split that is given is taken as it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,10 @@ class FolderDataset(DetectionDataset):
         self._notes = source.notes
         given = {"pool": source.pool, "validation": source.validation, "test": source.test}
         pictures = [picture for part in given.values() for picture in part or []]
+        self._problems = source.problems
+        if not pictures:
+            self._problems.settle(options["on_error"])
+            self._problems.nothing_left()
         parts = np.repeat(list(given), [len(part or []) for part in given.values()])
         self.names = [picture.name for picture in pictures]
         self._store = cache.stored(
@@ -85,10 +89,11 @@ class FolderDataset(DetectionDataset):
             _resize(options),
             _cache_folder(options),
         )
-        self._problems = source.problems
         usable = _usable_images(pictures, self._store, self._problems)
         boxes, self._trimmed = _usable_boxes(pictures, self._store, usable, self._problems)
         self._problems.settle(options["on_error"])
+        if not usable.any():
+            self._problems.nothing_left()
 
         self._rows = np.flatnonzero(usable)  # of the store, for each image that is used
         self._parts = parts[self._rows]
@@ -167,7 +172,8 @@ class FolderDataset(DetectionDataset):
             objects = int((~self._annotations.take(rows).crowd).sum())
             if not objects:
                 problems.append(
-                    f"the {name} split has {len(rows)} images and no object; it needs at least one"
+                    f"{self._problems.option}: the {name} split has {len(rows)} images and no "
+                    f"object; it needs at least one"
                 )
         if problems:
             raise BadInput(problems)
@@ -183,8 +189,16 @@ class FolderDataset(DetectionDataset):
         )
 
 
-def check_options(options: dict[str, Any]) -> None:
-    """Check the options that all formats share; raises `BadInput` with every mistake."""
+def checked_options(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a reader's `build` as options, those that all formats share checked.
+
+    Raises `BadInput` with every mistake.
+    """
+    options = {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in arguments.items()
+        if name != "study_seed"
+    }
     checks = OptionChecks()
     size = options["size"]
     if isinstance(size, list):
@@ -202,6 +216,7 @@ def check_options(options: dict[str, Any]) -> None:
     check_held_out_fractions(checks, options["test_fraction"], options["validation_fraction"])
     checks.choice("on_error", options["on_error"], ("stop", "skip"))
     checks.done()
+    return options
 
 
 def _resize(options: dict[str, Any]) -> Resize:

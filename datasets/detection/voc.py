@@ -14,7 +14,7 @@ would have shown then counts as background.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 from xml.etree import ElementTree
@@ -24,20 +24,21 @@ from losslab.datasets.detection.folders import (
     FolderDataset,
     Picture,
     Source,
-    check_options,
+    checked_options,
 )
 from losslab.datasets.detection.images import SUFFIXES
 from losslab.datasets.detection.problems import Problems
 from losslab.errors import BadInput
 from losslab.registry import nearest
 
+FOLDERS = ("Annotations", "JPEGImages")
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 def build(
     study_seed: int,
     *,
-    path: str,
+    path: str | Path,
     classes: list[str] | None = None,
     train_set: str | None = None,
     validation_set: str | None = None,
@@ -49,7 +50,7 @@ def build(
     on_error: Literal["stop", "skip"] = "stop",
     test_fraction: float = 0.2,
     validation_fraction: float = 0.2,
-    cache: str | None = None,
+    cache: str | Path | None = None,
 ) -> FolderDataset:
     """Object detection from a folder in Pascal VOC's layout.
 
@@ -70,13 +71,12 @@ def build(
 
     Raises `BadInput` with every mistake.
     """
-    options = {key: value for key, value in locals().items() if key != "study_seed"}
-    check_options(options)
+    options = checked_options(locals())
     reader = _Reader(Path(path).expanduser(), coordinates == "voc", classes)
-    validation = reader.listed(validation_set) if validation_set else None
-    test = reader.listed(test_set) if test_set else None
+    lists = {"train_set": train_set, "validation_set": validation_set, "test_set": test_set}
+    train, validation, test = reader.listed(lists)
     taken = {*(validation or []), *(test or [])}
-    pool = reader.listed(train_set) if train_set else [n for n in reader.all() if n not in taken]
+    pool = [name for name in reader.all() if name not in taken] if train is None else train
     pictures = reader.pictures([*pool, *(validation or []), *(test or [])])
 
     def found(names: Iterable[str]) -> list[Picture]:
@@ -96,39 +96,44 @@ class _Reader:
     """Reads the files of one folder."""
 
     def __init__(self, root: Path, one_based: bool, classes: list[str] | None):
-        lacking = [name for name in ("Annotations", "JPEGImages") if not (root / name).is_dir()]
-        if lacking:
-            raise BadInput(
-                f"path: {root} has no folder {' and no folder '.join(lacking)}, which VOC's layout "
-                f"has; give the folder that they are in"
-            )
+        _check_layout(root)
         self.root = root
         self.one_based = one_based
-        self.problems = Problems()
+        self.problems = Problems("path")
         self._classes = classes
-        self._xml = {file.stem: file for file in sorted((root / "Annotations").glob("*.xml"))}
+        self._xml = {file.stem: file for file in _files(root / "Annotations", (".xml",))}
         self._images: dict[str, Path] = {}
-        for file in sorted((root / "JPEGImages").iterdir()):
-            if file.suffix.lower() in SUFFIXES:
-                first = self._images.setdefault(file.stem, file)
-                if first != file:
-                    text = f"{first.name} has the same name, and it is not told which is meant"
-                    self.problems.add("duplicated id", file.name, text)
+        for file in _files(root / "JPEGImages", SUFFIXES):
+            first = self._images.setdefault(file.stem, file)
+            if first != file:
+                text = f"{first.name} has the same name, and it is not told which is meant"
+                self.problems.add("duplicated id", file.name, text)
+        if not (self._xml or self._images):
+            raise BadInput(f"path: {root} has neither images nor annotations")
         self.class_names = list(classes or [])
 
     def all(self) -> list[str]:
         """The names of all images and annotations, sorted."""
         return sorted({*self._xml, *self._images})
 
-    def listed(self, name: str) -> list[str]:
-        """The names in a list of ImageSets/Main; what follows a name on its line is not read."""
+    def listed(self, lists: Mapping[str, str | None]) -> list[list[str] | None]:
+        """The names in lists of ImageSets/Main, given by option; None where none is asked for."""
         folder = self.root / "ImageSets" / "Main"
-        file = folder / f"{name}.txt"
-        if not file.is_file():
-            there = sorted(f.stem for f in folder.glob("*.txt"))
-            raise BadInput(
-                f"{file} is not there{nearest(name, there)} (lists: {', '.join(there) or 'none'})"
-            )
+        there = sorted(file.stem for file in folder.glob("*.txt"))
+        missing = [
+            f"{option}: there is no list {folder / name}.txt{nearest(name, there)} (lists: "
+            f"{', '.join(there) or 'none'}; null draws the split)"
+            for option, name in lists.items()
+            if name is not None and name not in there
+        ]
+        if missing:
+            raise BadInput(missing)
+        return [
+            None if name is None else self._names(folder / f"{name}.txt") for name in lists.values()
+        ]
+
+    def _names(self, file: Path) -> list[str]:
+        """The names in a list; what follows a name on its line is not read."""
         lines = file.read_text(encoding="utf-8").splitlines()
         names = [line.split()[0] for line in lines if line.strip()]
         unique = list(dict.fromkeys(names))
@@ -197,6 +202,27 @@ class _Reader:
         difficult = (entry.findtext("difficult") or "0").strip() == "1"
         label = self.class_names.index(name)
         return Box((x1 - first, y1 - first, x2, y2), label, place, difficult)
+
+
+def _check_layout(root: Path) -> None:
+    """Both folders are there; a folder just below that has them is named, since archives nest."""
+    if not root.is_dir():
+        raise BadInput(f"path: there is no folder {root}")
+    lacking = [name for name in FOLDERS if not (root / name).is_dir()]
+    if not lacking:
+        return
+    below = [f for f in sorted(root.iterdir()) if all((f / name).is_dir() for name in FOLDERS)]
+    hint = f"did you mean {below[0]}?" if below else "give the folder that they are in"
+    raise BadInput(
+        f"path: {root} has no folder {' and no folder '.join(lacking)}, which VOC's layout has; "
+        f"{hint}"
+    )
+
+
+def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """The files of a kind, sorted; hidden ones are what systems leave beside the data."""
+    files = (file for file in folder.iterdir() if not file.name.startswith("."))
+    return sorted(file for file in files if file.suffix.lower() in suffixes)
 
 
 def _number(text: str | None) -> float | None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from losslab.datasets.detection.annotations import Annotations
 from losslab.errors import BadInput
-from losslab.experiments.detection.detections import Detections
+from losslab.experiments.detection.found import Detections
 
 # Sides of the squares, in pixels of the original image, whose areas part small, medium and large.
 SIZES = (32.0, 96.0)

@@ -6,7 +6,7 @@ from losslab.datasets.detection.base import DetectionSplit
 from losslab.experiments.confirmation import Verdict
 from losslab.experiments.data import Images, held_out
 from losslab.experiments.detection.costs import model_costs
-from losslab.experiments.detection.detections import Detections
+from losslab.experiments.detection.found import Detections
 from losslab.experiments.detection.parts import DetectorParts
 from losslab.experiments.states import State
 from losslab.experiments.training import load_weights

@@ -9,7 +9,7 @@ from losslab.datasets.detection.base import DetectionSplit
 from losslab.errors import UnknownName
 from losslab.experiments.detection.anchor_metrics import anchor_average_precision
 from losslab.experiments.detection.coco_metrics import coco_metrics
-from losslab.experiments.detection.detections import Detections
+from losslab.experiments.detection.found import Detections
 from losslab.experiments.score_metrics import marked
 from losslab.registry import nearest
 

@@ -28,12 +28,8 @@ from losslab.experiments.detection.assignment import (
     assign_all,
     matched_boxes,
 )
-from losslab.experiments.detection.detections import (
-    Detections,
-    DetectionSettings,
-    detect,
-    join,
-)
+from losslab.experiments.detection.detections import DetectionSettings, detect
+from losslab.experiments.detection.found import Detections, join
 from losslab.experiments.detection.loss import DetectionLoss, class_reduction
 from losslab.experiments.detection.metrics import detection_metrics
 from losslab.experiments.detection.mining import MiningSettings

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from losslab.datasets.detection.annotations import Annotations
 from losslab.experiments.detection.assignment import IGNORED, AssignmentSettings, assign
-from losslab.experiments.detection.detections import Detections, detect_from
+from losslab.experiments.detection.detections import detect_from
+from losslab.experiments.detection.found import Detections
 from losslab.experiments.detection.loss import DetectionLoss
 from losslab.experiments.detection.parts import DetectorParts
 from losslab.experiments.models.two_stage import Proposals, TwoStage, with_truth

@@ -13,7 +13,9 @@ from scipy import stats
 from losslab.analysis import wording
 from losslab.analysis.answer import answer, answer_of_levels
 from losslab.analysis.answer_values import MACRO_NAMES
+from losslab.analysis.layouts.views import calibration_layout
 from losslab.analysis.remarks import FALSE_WINS
+from losslab.analysis.tables.views import calibration_table
 
 
 def _values(frames, arm, variant="selected"):
@@ -191,6 +193,37 @@ def test_everything_diverged(study):
     found = answer(writer.frames())
     assert found.verdict == "diverged"
     assert found.sentence.startswith("No answer: all 6 test runs")
+
+
+def test_a_diverged_arm_does_not_win_by_its_calibration(study):
+    writer = study({"ce": 0.0, "wild": 0.0}, seeds=4)
+    writer.build()
+    writer.write("study.json", {**writer.study, "primary": "ece", "direction": "minimize"})
+    for arm in ("ce", "wild"):
+        for seed in range(4):
+            if arm == "wild":
+                writer.diverge(arm, "selected", seed)
+            path = f"confirm/{writer.slugs[arm]}/selected-{seed:04d}.json"
+            record = writer.read(path)
+            record["metrics"]["test/ece"] = 0.0 if arm == "wild" else 0.05 + 0.001 * seed
+            writer.write(path, record)
+    frames = writer.frames()
+    assert frames.confirmation.query("arm == 'wild'")["test/ece"].isna().all()
+    found = answer(frames)
+    assert (found.verdict, found.values["Best"]) == ("undecided", "ce")
+    told = next(remark for remark in found.remarks if "diverged" in remark)
+    assert told.endswith("wild 4 of 4. They have no ECE and are left out.")
+    layout = calibration_layout(calibration_table(frames))
+    wild = next(row for row in layout.rows if row[0].text == "wild")
+    assert not any(cell.bold for cell in wild)
+    assert "every run diverged" in layout.caption
+
+
+def test_a_difference_over_some_of_the_seeds_says_so(study):
+    writer = study({"ce": 0.0, "focal": 0.02}, seeds=4)
+    writer.build()
+    (writer.folder / "confirm" / writer.slugs["ce"] / "selected-0001.json").unlink()
+    assert "(over the run seeds that both have)" in answer(writer.frames()).sentence
 
 
 def test_tuning_that_did_not_pay_is_told(study):

@@ -111,7 +111,7 @@ def test_dense_sweep(study, tmp_path):
     assert (arm, file.name) == ("gamma-2", "selected-0001.npz")
     names, page = _write(frames, tmp_path / "report")
     assert _table("sweep_gamma") | _figures("figure_4_cumulative_loss") <= names
-    assert f"{targets.sum()} foreground and {5000 - targets.sum()} background" in page
+    assert f"{targets.sum()} foreground and {5000 - targets.sum():,} background" in page
     claims = pd.read_csv(tmp_path / "report/tables/figure_4_claims.csv")
     assert (claims["foreground"] == targets.sum()).all()
     assert claims["background_99_fraction"].is_monotonic_decreasing

@@ -41,7 +41,7 @@ FRAME = """<!DOCTYPE html><body style="margin:0">
 document.getElementById("page").onload = function () {{
   const page = this.contentDocument, root = page.documentElement;
   const wide = [...page.querySelectorAll("body *")].filter(e => {{
-    const inside = e.closest("table, pre");
+    const inside = e.closest("table, pre, .picture");
     return !(inside && inside !== e) && e.getBoundingClientRect().right > root.clientWidth + 1;
   }}).map(e => e.tagName + "#" + e.id);
   const broken = [...page.images].filter(i => !i.complete || i.naturalWidth === 0).length;

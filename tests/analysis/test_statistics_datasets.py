@@ -188,3 +188,9 @@ def test_iman_davenport_keeps_its_level_at_few_datasets():
     rng = np.random.default_rng(8)
     p = [friedman(pd.DataFrame(rng.normal(size=(8, 4)))).p_f for _ in range(1500)]
     assert np.mean(np.array(p) < 0.05) == pytest.approx(0.05, abs=0.017)
+
+
+def test_an_array_is_taken_with_numbered_arms():
+    scores = DEMSAR.to_numpy()
+    assert friedman(scores).chi2 == friedman(DEMSAR).chi2
+    assert average_ranks(scores).index[0] in range(4)

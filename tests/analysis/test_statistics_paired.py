@@ -9,6 +9,7 @@ from scipy import stats
 
 from losslab.analysis.statistics import (
     corrected_resampled_t,
+    holm,
     paired_bootstrap,
     paired_difference,
     paired_permutation,
@@ -250,3 +251,7 @@ def test_corrected_t_keeps_its_level_where_the_plain_one_does_not():
         corrected.append(result.p < 0.05)
     assert np.mean(plain) > 0.2
     assert np.mean(corrected) == pytest.approx(0.05, abs=0.025)
+
+
+def test_holm_takes_a_list():
+    assert holm([0.01, 0.04, 0.03]).round(3).to_list() == [0.03, 0.06, 0.06]

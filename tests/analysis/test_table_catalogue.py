@@ -10,6 +10,7 @@ from sklearn.metrics import average_precision_score
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
+from losslab.analysis.layouts.datasets import examples_layout
 from losslab.analysis.statistics import seeds_and_examples_interval
 from losslab.analysis.tables import compared_arms
 from losslab.analysis.tables.catalogue import study_tables
@@ -295,6 +296,17 @@ def test_seeds_and_examples(built):
     compared = compared_arms(built.frames()).loc["focal"]
     assert line["seeds_low"] == pytest.approx(compared["low"])
     assert "examples" in {t.name for t in study_tables(built.frames())}
+
+
+def test_one_seed_has_no_seed_error_and_a_reason(study):
+    writer = study({"ce": 0.0, "focal": 0.02}, seeds=1)
+    writer.build()
+    with_outputs(writer)
+    layout = examples_layout(examples_table(writer.frames()))
+    texts = [cell.text for row in layout.rows for cell in row]
+    assert "nan" not in texts
+    place = layout.header.index("error, seeds")
+    assert all(row[place].text.startswith("— (") for row in layout.rows)
 
 
 def test_no_interval_from_outputs_that_do_not_fit(built):

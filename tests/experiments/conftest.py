@@ -1,7 +1,9 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from losslab import run_study
 from losslab.experiments import tracking
@@ -27,6 +29,31 @@ def tiny_study():
         "search": {"trials": 7, "generation": 3, "select": {"best": 1, "seeds": 1}},
         "confirm": {"seeds": 2},
     }
+
+
+@pytest.fixture(scope="session")
+def cells(tmp_path_factory):
+    """A folder in VOC's layout as that of `bccd`: lists of splits, three classes, one flat box."""
+    root = tmp_path_factory.mktemp("cells")
+    for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (root / name).mkdir(parents=True)
+    lists = {"train": range(12), "val": range(12, 18), "test": range(18, 24)}
+    for name, rows in lists.items():
+        (root / "ImageSets" / "Main" / f"{name}.txt").write_text("".join(f"{i}\n" for i in rows))
+    box = "<bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox>"
+    places = {"RBC": (1, 1, 32, 40), "WBC": (33, 9, 80, 64), "Platelets": (5, 45, 20, 60)}
+    for i in range(24):
+        pixels = np.random.default_rng(i).integers(0, 256, (64, 80, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / "JPEGImages" / f"{i}.jpg")
+        boxes = {**places, "RBC": (7, 7, 7, 7)} if i == 3 else places
+        objects = "".join(
+            f"<object><name>{name}</name>{box.format(*corners)}</object>"
+            for name, corners in boxes.items()
+        )
+        size = "<size><width>80</width><height>64</height></size>"
+        text = f"<annotation>{size}{objects}</annotation>"
+        (root / "Annotations" / f"{i}.xml").write_text(text)
+    return root
 
 
 @pytest.fixture

@@ -455,10 +455,38 @@ def test_slugs_are_harmless_and_differ():
 
 
 @pytest.mark.parametrize("name", shipped_studies())
-def test_every_shipped_study_is_valid(name):
-    study = load_study(name)
+def test_every_shipped_study_is_valid(name, cells, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOSSLAB_CACHE", str(tmp_path))
+    study = load_study(name, [f"dataset.path={cells}"] if name == "bccd" else [])
     assert study.name == name
     assert study.question.endswith("?")
+
+
+def test_a_study_without_its_data_says_what_to_do():
+    with pytest.raises(BadInput) as error:
+        load_study("bccd")
+    (problem,) = error.value.problems
+    assert problem.startswith("dataset.path: is required and missing; write it in the study file ")
+    assert "--set dataset.path=VALUE" in problem
+    assert "bccd.yaml says where to get the data" in problem
+    with pytest.raises(BadInput) as error:
+        load_study({"dataset": {"name": "voc"}, "arms": ["ce"]})
+    assert error.value.problems == [f"{problem.partition(' (')[0]}"]
+
+
+def test_every_path_of_a_dataset_is_looked_up_beside_the_study(tmp_path, monkeypatch):
+    from losslab.experiments.resolving import Resolver
+
+    (tmp_path / "beside").mkdir()
+    (tmp_path / "here" / "photos").mkdir(parents=True)
+    (tmp_path / "beside" / "all.json").touch()
+    monkeypatch.chdir(tmp_path / "here")
+    given = {"name": "coco", "images": "photos", "annotations": "all.json", "cache": "/c/../d"}
+    found, _ = Resolver(0, tmp_path / "beside", []).section("dataset", given, "dataset")
+    assert found["images"] == str(tmp_path / "here" / "photos")
+    assert found["annotations"] == str(tmp_path / "beside" / "all.json")
+    assert found["cache"] == "/d"
+    assert found["test_images"] is None
 
 
 # What may change
@@ -510,3 +538,9 @@ def test_arms_may_be_added_but_neither_changed_nor_removed():
     assert changed_keys(before, {**OLD, "arms": {"a": a, "a.b": moved}}) == [
         "arms.a.b.loss.name: ce -> focal"
     ]
+
+
+def test_photographs_may_lie_elsewhere_but_not_be_stored_otherwise():
+    before = {"arms": {"a": {"dataset": {"images": "/a", "annotations": "/a.json", "size": 64}}}}
+    after = {"arms": {"a": {"dataset": {"images": "/b", "annotations": "/b.json", "size": 96}}}}
+    assert changed_keys(before, after) == ["arms.a.dataset.size: 64 -> 96"]

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from losslab.datasets.detection.coco import build
+from losslab.datasets.detection.problems import remarks
 from losslab.errors import BadInput
 
 
@@ -189,16 +190,16 @@ def test_a_duplicated_annotation_counts_once(coco_folder):
     assert len(found["00.png"][0]) == 2
 
 
-def test_a_message_has_at_most_some_twenty_lines(coco_folder):
+def test_a_message_has_at_most_some_hundred_lines(coco_folder):
     def shift(found):
-        for number in range(60):
+        for number in range(160):
             found.append({**found[0], "id": 1000 + number, "bbox": [50, 30, 20, 20]})
 
     change(coco_folder, annotations=shift)
     told = message(coco_folder).splitlines()
-    assert told[0].startswith("60 problems in the data (box outside the image: 60)")
-    assert len(told) == 23
-    assert told[-2].strip() == "and 40 more"
+    assert told[0].startswith("annotations: 160 problems in the data (box outside the image: 160")
+    assert len(told) == 103
+    assert told[-2].strip() == "and 60 more"
 
 
 def test_boxes_a_pixel_over_the_border_are_cut(coco_folder):
@@ -214,9 +215,10 @@ def test_boxes_a_pixel_over_the_border_are_cut(coco_folder):
         ("{", "is not JSON"),
         ("[]", "missing: images, annotations, categories"),
         ('{"images": [], "annotations": []}', "missing: categories"),
-        ('{"images": [], "annotations": [], "categories": []}', "there are no categories"),
+        ('{"images": [], "annotations": [], "categories": []}', "all.json names no images"),
+        ('{"images": [{}], "annotations": [], "categories": []}', "there are no categories"),
         (
-            '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"},'
+            '{"images": [{}], "annotations": [], "categories": [{"id": 1, "name": "a"},'
             ' {"id": 1, "name": "b"}]}',
             "two categories have the id 1",
         ),
@@ -239,4 +241,41 @@ def test_options_are_checked(coco_folder):
 
 def test_no_object_in_a_split_is_told(coco_folder):
     change(coco_folder, annotations=lambda found: found.clear())
-    assert "the training split has 7 images and no object" in message(coco_folder)
+    told = message(coco_folder)
+    assert "annotations: the training split has 7 images and no object" in told
+
+
+def test_nothing_but_broken_images_is_told_by_file_or_in_one_line(coco_folder):
+    for file in coco_folder.glob("*.png"):
+        file.write_text("no image")
+    told = message(coco_folder, shorter_side=64)
+    assert told.startswith("annotations: 12 problems in the data (not an image: 12):\n  00.png: ")
+    told = message(coco_folder, on_error="skip")
+    assert told.startswith("annotations: no image is left of the data: all are broken (not an im")
+
+
+def test_files_of_splits_are_told_apart(coco_folder):
+    """In many exports every split has a folder of its own and all JSON files have one name."""
+    (coco_folder / "other").mkdir()
+    content = json.loads((coco_folder / "all.json").read_text())
+    content["categories"][0]["name"] = "later"
+    content["annotations"][1]["bbox"] = [0, 0, 0, 1]
+    (coco_folder / "other" / "all.json").write_text(json.dumps(content))
+    told = message(coco_folder, test_annotations=str(coco_folder / "other" / "all.json"))
+    assert "other/all.json: 00.png, annotation 1: the box is 0 wide" in told
+    assert "annotation 0: the category 'later' is not in the file that `annotations` names" in told
+    told = message(coco_folder, validation_annotations=str(coco_folder / "no.json"))
+    assert told.startswith("validation_annotations: ")
+    assert "no.json cannot be read (No such file or directory)" in told
+    told = message(coco_folder, validation_annotations=str(coco_folder / "all.json"),
+                   validation_images=str(coco_folder / "no"))  # fmt: skip
+    assert told == f"validation_images: there is no folder {coco_folder / 'no'}"
+
+
+def test_what_a_person_should_hear_of(coco_folder):
+    (coco_folder / "more.png").write_bytes((coco_folder / "00.png").read_bytes())
+    dataset = data(coco_folder, test_annotations=str(coco_folder / "all.json"))
+    assert remarks(dataset.describe()) == [
+        "the given splits share 12 image(s): results look better than they are",
+        "1 image file(s) of the folder are not in the annotations",
+    ]

@@ -64,7 +64,9 @@ def test_lists_give_splits(voc_folder):
     train, validation = dataset.split(3)
     assert [dataset.names[i] for i in validation.ids] == ["00.jpg", "05.jpg"]
     assert len(train) == 8  # all that are in no list
-    assert "did you mean 'test'?" in message(voc_folder, test_set="tset")
+    told = message(voc_folder, test_set="tset", validation_set="dev")
+    assert told.startswith("2 mistakes:\n  validation_set: there is no list ")
+    assert "tset.txt; did you mean 'test'? (lists: test, trainval, val; null draws the" in told
     (sets / "train.txt").write_text("09\n01\n01\n")
     told = message(voc_folder, train_set="train", test_set="test")
     assert "train.txt: 01 stands in it twice" in told
@@ -117,7 +119,21 @@ def test_everything_that_is_broken_is_told_at_once_or_left_out(voc_folder):
 
 
 def test_a_folder_of_another_layout_is_told(tmp_path):
-    assert "no folder Annotations and no folder JPEGImages" in message(tmp_path)
+    told = message(tmp_path)
+    assert "no folder Annotations and no folder JPEGImages" in told
+    assert told.endswith("give the folder that they are in")
+    assert message(tmp_path / "no") == f"path: there is no folder {tmp_path / 'no'}"
+    for name in ("Annotations", "JPEGImages"):
+        (tmp_path / "VOC2007" / name).mkdir(parents=True)
+    assert message(tmp_path).endswith(f"did you mean {tmp_path / 'VOC2007'}?")
+    told = message(tmp_path / "VOC2007")
+    assert told == f"path: {tmp_path / 'VOC2007'} has neither images nor annotations"
+
+
+def test_files_that_a_system_leaves_are_no_data(voc_folder):
+    for name in ("JPEGImages/._00.jpg", "Annotations/._00.xml", "JPEGImages/Thumbs.db"):
+        (voc_folder / name).write_bytes(b"junk")
+    assert len(everything(data(voc_folder))) == 12
 
 
 def test_rare_classes_are_in_every_split(voc_folder):
@@ -137,7 +153,7 @@ def test_size_0_means_not_known(voc_folder):
 @pytest.mark.skipif(not BCCD.is_dir(), reason="LOSSLAB_BCCD names no folder")
 def test_blood_cells_as_they_come():
     told = message(BCCD)
-    assert told.startswith("2 problems in the data (box without area: 2)")
+    assert told.startswith("path: 2 problems in the data (box without area: 2)")
     assert "BloodImage_00338.xml, object 13" in told
     dataset = data(BCCD, on_error="skip", size=[192, 256])
     record = dataset.describe()

@@ -15,7 +15,7 @@ from losslab.experiments.detection.coco_metrics import (
     coco_metrics_of_files,
     evaluate,
 )
-from losslab.experiments.detection.detections import Detections, join
+from losslab.experiments.detection.found import Detections, join
 
 NONE = (np.zeros((0, 4)), np.zeros(0), np.zeros(0, dtype=int))
 

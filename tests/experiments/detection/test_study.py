@@ -12,7 +12,7 @@ from losslab.errors import BadInput
 from losslab.experiments.config import load_study
 from losslab.experiments.data import run_data
 from losslab.experiments.detection.coco_metrics import coco_metrics
-from losslab.experiments.detection.detections import Detections
+from losslab.experiments.detection.found import Detections
 from losslab.experiments.preflight import first_job, preflight
 from losslab.experiments.training import advance, prepare, start
 
