@@ -25,7 +25,6 @@ from losslab.analysis.remembering import once
 from losslab.analysis.style import PAGE, new_figure, plain, print_style
 from losslab.datasets.detection.base import DetectionDataset, DetectionSplit
 from losslab.errors import LosslabError
-from losslab.experiments.data import dataset_for
 
 MOST_ARMS = 4  # columns of a page beside the true boxes
 MOST_SIDE = 1.4  # inches of a picture
@@ -129,6 +128,8 @@ def _shown(frames: StudyFrames) -> _Shown | None:
 
 def _test_split(frames: StudyFrames, arm: str) -> DetectionSplit | None:
     """The arm's test images, or None where they are gone or have changed."""
+    from losslab.experiments.data import dataset_for  # it needs torch, which others do without
+
     options = frames.study["arms"].get(arm, {}).get("config", {}).get("dataset")
     if not options:
         return None

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from losslab.analysis.detections import is_detection
 from losslab.analysis.frames import StudyFrames
 from losslab.analysis.statistics import holm
 from losslab.analysis.tables.bold import best_and_tied
@@ -80,7 +81,10 @@ def estimates(
 
 
 def row_keys(frames: StudyFrames) -> list[Key]:
-    """The rows of the results table, in its order; defaults where the study confirms them."""
+    """The rows of the results table, in its order; defaults where the study confirms them.
+
+    Detections are ranked and not decided on, so cross-entropy has no decision rules there.
+    """
     baseline, arms = frames.study["baseline"], frames.arms
     plain = frames.study.get("standing", baseline)
     planned = frames.study.get("resolved", {}).get("confirm", {}).get("defaults", True)
@@ -89,7 +93,7 @@ def row_keys(frames: StudyFrames) -> list[Key]:
     return [
         *((arm, "selected", "") for arm in arms),
         *((arm, "defaults", "") for arm in arms if defaults),
-        *(standing if plain in arms else []),
+        *(standing if plain in arms and not is_detection(frames) else []),
     ]
 
 

@@ -126,7 +126,10 @@ class DetectorParts(Parts):
 
     def evaluate(self, examples: Examples) -> tuple[Detections, np.ndarray, np.ndarray]:
         """Detections in a split, and logits (n, A, K) and labels (n, A) of what is classified."""
-        split, found, logits, labels = _split(examples), [], [], []
+        split = _split(examples)
+        found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        logits: list[np.ndarray] = []
+        labels: list[np.ndarray] = []
         self.model.eval()
         with torch.no_grad():
             for begin in range(0, len(split), EVALUATION_IMAGES):

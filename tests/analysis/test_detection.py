@@ -279,6 +279,8 @@ def test_the_table_has_what_was_recorded(frames):
     assert wide[head.index("parameters ↓")].text == f"{metrics[0]['test/parameters']:,.0f}"
     assert wide[-1].text == "34.0 / 52.5 / 36.5"  # Table 1b at gamma 2
     assert not any(row[head.index("ms an image ↓")].bold for row in table.layout.rows)
+    results = next(t for t in study_tables(frames) if t.name == "results")
+    assert set(results.data["row"]) == {"ce", "focal", "wide"}  # and no decision rules of ce
     keys = set(table.sources.loc[table.sources["row"] == "wide", "key"])
     assert len(keys) == 2
     assert {"detection", "published"} & {t.name for t in study_tables(frames)} == {"detection"}
