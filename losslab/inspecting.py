@@ -43,6 +43,8 @@ def frames_of(study: str, home: str | None, tracking_uri: str | None) -> "StudyF
     """
     from losslab.analysis.frames import frames_from_folder, frames_from_mlflow
 
+    if tracking_uri == "none":
+        raise BadInput("--tracking-uri: none has no runs; leave it out to read the study's folder")
     if tracking_uri is not None:
         if study.endswith((".yaml", ".yml")):
             from losslab.experiments.reading import find_study, read_yaml

@@ -292,6 +292,8 @@ def test_a_store_that_is_not_there_is_bad_input(home, tmp_path, capsys):
     for uri in (
         f"sqlite:///{tmp_path}/none.db",
         "http://127.0.0.1:9",
+        "none",
+        f"{tmp_path}/mlruns",
         f"sqlite:///{home}/mlflow.db",
     ):
         study = "small" if "mlflow.db" not in uri else "other"

@@ -31,7 +31,7 @@ class ClientSource:
         from mlflow import MlflowClient
 
         self.uri = uri
-        self.client = MlflowClient(uri)
+        self.client = self._ask(MlflowClient, uri)
         found = self._ask(self.client.get_experiment_by_name, name)
         if found is None:
             raise BadInput(f"there is no experiment {name!r} at {uri}")
