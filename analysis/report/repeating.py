@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from losslab.analysis.frames import StudyFrames
+from losslab.datasets.detection.problems import remarks
 
 STUDY_FILE = "study.yaml"
 _MANY = 24  # seeds that are listed one by one
@@ -52,6 +53,7 @@ def _facts(study: dict[str, Any], frames: StudyFrames) -> list[tuple[str, str]]:
         ("study seed", str(study.get("resolved", {}).get("seed", "not recorded"))),
         ("run seeds of the test runs", _seeds(frames)),
         ("data", _data(study)),
+        *(("about the data", remark) for remark in remarks(study.get("dataset") or {})),
         ("first started", _when(study.get("created"))),
         ("study id", str(study.get("id") or "not recorded")),
     ]

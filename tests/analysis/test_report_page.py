@@ -154,6 +154,15 @@ def test_an_old_study_says_what_it_did_not_record(study):
     assert facts["losslab's code"] == "no git commit known"
     assert facts["versions"] == facts["first started"] == "not recorded"
     assert facts["study seed"] == "not recorded"
+    assert "about the data" not in facts
+
+
+def test_what_was_left_out_of_the_data_is_among_the_facts(study):
+    writer = study(seeds=2, trials=2)
+    writer.study["dataset"] = {"name": "voc", "left_out": {"counts": {"truncated image": 3}}}
+    writer.build()
+    facts = dict(repeating(writer.frames()).facts)
+    assert facts["about the data"].startswith("left out of the data as broken: 3 (truncated image")
 
 
 @pytest.mark.parametrize(

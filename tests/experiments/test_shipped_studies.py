@@ -12,6 +12,7 @@ from losslab.experiments.preflight import preflight
 from losslab.experiments.reading import read_yaml, shipped_studies, summary_of
 from losslab.experiments.schema import Confirm, Levels, Metrics, Search, Select, Training
 from losslab.experiments.views import TAG, view_address, view_tags
+from losslab.progress import dry_run
 
 SMOKE = {
     "anchors": [
@@ -69,6 +70,15 @@ def test_a_shipped_study_runs_in_a_smoke_size(name, home, request, monkeypatch):
 def test_the_arms_of_a_detection_study_train(name):
     """One step of each arm at its defaults."""
     preflight(load_study(name, SMOKE["scenes"]), "cpu")
+
+
+def test_a_dry_run_tells_what_was_read(cells, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOSSLAB_CACHE", str(tmp_path))
+    small = ["dataset.size=64", "search.rungs=null", "training.epochs=2"]
+    told = dry_run("bccd", [f"dataset.path={cells}", *small], str(tmp_path), 2)
+    assert "images: 12 train, 6 validation, 6 test, each stored as 64 x 64 pixels" in told
+    assert "objects to train on: Platelets: 12, RBC: 11, WBC: 12" in told
+    assert "left out of the data as broken: 1 (box without area: 1), listed in study.json" in told
 
 
 def two_levels(content):
