@@ -16,7 +16,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, Literal
 
 from losslab.datasets.detection.folders import (
@@ -164,8 +164,9 @@ class _Reader:
         return found
 
     def _path(self, name: str) -> Path | None:
-        # Some exports write a folder into file_name that the images no longer lie in.
-        for path in (self.folder / name, self.folder / Path(name).name):
+        # Some exports write a folder into file_name that the images no longer lie in; Windows'
+        # paths have either slash.
+        for path in (self.folder / name, self.folder / PureWindowsPath(name).name):
             if path.is_file():
                 return path
         return None

@@ -7,6 +7,7 @@ import pytest
 
 from losslab import run_study
 from losslab.analysis.levels import by_level
+from losslab.cli import main
 from losslab.experiments.config import load_study
 from losslab.experiments.preflight import preflight
 from losslab.experiments.reading import read_yaml, shipped_studies, summary_of
@@ -70,6 +71,19 @@ def test_a_shipped_study_runs_in_a_smoke_size(name, home, request, monkeypatch):
 def test_the_arms_of_a_detection_study_train(name):
     """One step of each arm at its defaults."""
     preflight(load_study(name, SMOKE["scenes"]), "cpu")
+
+
+def test_broken_photographs_stop_a_study_unless_they_are_skipped(cells, home, capsys, monkeypatch):
+    monkeypatch.setenv("LOSSLAB_CACHE", str(home.with_name("cache")))
+    given = ["--set", f"dataset.path={cells}", "--set", "dataset.on_error=stop"]
+    assert main(["run", "bccd", *given, "--home", str(home), "--workers", "1"]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert told == [
+        "losslab: dataset.path: 1 problem in the data (box without area: 1):",
+        "  3.xml, object 1: the box reaches from 7 to 7 and from 7 to 7",
+        "Repair the files, or leave out what is broken with on_error: skip.",
+    ]
+    assert not (home / "bccd").exists()
 
 
 def test_a_dry_run_tells_what_was_read(cells, tmp_path, monkeypatch):

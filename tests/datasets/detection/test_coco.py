@@ -272,6 +272,15 @@ def test_files_of_splits_are_told_apart(coco_folder):
     assert told == f"validation_images: there is no folder {coco_folder / 'no'}"
 
 
+def test_a_folder_in_a_file_name_may_be_gone(coco_folder):
+    def rename(images):
+        images[0]["file_name"] = "C:\\export\\00.png"
+        images[1]["file_name"] = "export/01.png"
+
+    change(coco_folder, images=rename)
+    assert len(everything(data(coco_folder))) == 12
+
+
 def test_what_a_person_should_hear_of(coco_folder):
     (coco_folder / "more.png").write_bytes((coco_folder / "00.png").read_bytes())
     dataset = data(coco_folder, test_annotations=str(coco_folder / "all.json"))
