@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -101,9 +102,7 @@ class DetectionLoss(nn.Module):
             raise BadInput(f"boxes: {len(image)} anchors are positive, got {len(boxes)} boxes")
         divisor = self._divisor(len(image))
         if self.mining is None:
-            classes = self.class_loss(
-                logits.movedim(-1, 1).contiguous(), class_targets(labels, logits.shape[-1])
-            )
+            classes = self.class_loss(*self._elements(logits, labels))
             if self.normalizer != "elements":
                 classes = classes / divisor
         else:
@@ -112,6 +111,16 @@ class DetectionLoss(nn.Module):
         found = self._boxes(offsets[image, anchor], own, boxes)
         boxwise = self.box_weight * found / divisor
         return Terms(classes + boxwise, classes, boxwise)
+
+    def _elements(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and targets (B, K, A) as the class loss takes them; see `class_counts_of`."""
+        values, targets = logits.movedim(-1, 1), class_targets(labels, logits.shape[-1])
+        counts = getattr(self.class_loss, "class_counts", None)
+        if values.shape[1] == 2 and counts is not None and len(counts) == 3:
+            shape = (len(values), 1, values.shape[2])
+            values = torch.cat([values, values.new_zeros(shape)], 1)
+            targets = torch.cat([targets, targets.new_full(shape, -100.0)], 1)
+        return values.contiguous(), targets
 
     def _divisor(self, positives: int) -> float:
         if self.normalizer != "moving_average":
@@ -123,8 +132,7 @@ class DetectionLoss(nn.Module):
 
     def _mined(self, logits: Tensor, offsets: Tensor, anchors: Tensor, labels: Tensor) -> Tensor:
         assert self.mining is not None
-        targets = class_targets(labels, logits.shape[-1])
-        values = self.class_loss(logits.movedim(-1, 1), targets).sum(1)
+        values = self.class_loss(*self._elements(logits, labels)).sum(1)
         with torch.no_grad():
             decoded = decode(anchors, offsets, self.coding)
             kept = mine(values, decoded, labels, self.mining)
@@ -134,6 +142,21 @@ class DetectionLoss(nn.Module):
         if isinstance(self.box_loss, BoxLoss):
             return self.box_loss(decode(anchors, offsets, self.coding), boxes)
         return self.box_loss(offsets, encode(anchors, boxes, self.coding))
+
+
+def class_counts_of(positives: np.ndarray, background: int) -> np.ndarray:
+    """Class counts for a class loss: `positives` (K,) anchors of each class, and `background` ones.
+
+    Losses read two counts as those of the negatives and positives of one column. So one class gets
+    its background as the first, and two classes a third one that nothing belongs to, which
+    `DetectionLoss` adds to logits and targets as an ignored column.
+
+    >>> class_counts_of(np.array([5]), 995), class_counts_of(np.array([5, 3]), 992)
+    (array([995,   5]), array([5, 3, 0]))
+    """
+    if len(positives) == 1:
+        return np.array([background, positives[0]])
+    return np.append(positives, 0) if len(positives) == 2 else positives
 
 
 def class_targets(labels: Tensor, classes: int, ignored: float = -100.0) -> Tensor:

@@ -23,6 +23,7 @@ from losslab.experiments.detection.anchors import (
     make_anchors,
 )
 from losslab.experiments.detection.assignment import (
+    BACKGROUND,
     AssignmentSettings,
     Targets,
     assign_all,
@@ -30,7 +31,7 @@ from losslab.experiments.detection.assignment import (
 )
 from losslab.experiments.detection.detections import DetectionSettings, detect
 from losslab.experiments.detection.found import Detections, join
-from losslab.experiments.detection.loss import DetectionLoss, class_reduction
+from losslab.experiments.detection.loss import DetectionLoss, class_counts_of, class_reduction
 from losslab.experiments.detection.metrics import detection_metrics
 from losslab.experiments.detection.mining import MiningSettings
 from losslab.experiments.models.retinanet import RetinaNet
@@ -185,7 +186,7 @@ def prepare_detector(job: Job) -> DetectorParts:
     return kind(
         data,
         model.to(job.device, precision),
-        _loss(job, counts).to(job.device),
+        _loss(job, class_counts_of(counts, int((labels == BACKGROUND).sum()))).to(job.device),
         job.config["training"],
         anchors,
         assignment,

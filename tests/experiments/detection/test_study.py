@@ -13,8 +13,10 @@ from losslab.experiments.config import load_study
 from losslab.experiments.data import run_data
 from losslab.experiments.detection.coco_metrics import coco_metrics
 from losslab.experiments.detection.found import Detections
+from losslab.experiments.detection.loss import DetectionLoss, class_counts_of
 from losslab.experiments.preflight import first_job, preflight
 from losslab.experiments.training import advance, prepare, start
+from losslab.losses import LOSSES
 
 
 def study(**changes):
@@ -153,3 +155,35 @@ def test_splits_are_the_same_from_files(tmp_path):
         assert {n: s.digest() for n, s in again.splits.items()} == laid.digests
         data = run_data(options, 0, 1, "cpu")
         assert (data.train.features.numpy() == again.splits["train"].images).all()
+
+
+@pytest.mark.parametrize("digits", [[3], [3, 5]])
+@pytest.mark.parametrize("loss", ["ce", "class_balanced_ce", "equalized_focal", "ohem"])
+def test_one_and_two_classes_train(digits, loss):
+    dataset = {**study()["dataset"], "object_digits": digits}
+    own = job(dataset=dataset, arms={"a": {"loss": {"name": loss}}})
+    state = advance(start(own), 1)
+    assert not state.diverged
+    assert np.isfinite(state.history[0]["val/ap"])
+
+
+def test_two_classes_are_weighed_one_by_one():
+    """Two counts would be read as those of negatives and positives."""
+    positives = np.array([900, 100])
+    counts = torch.from_numpy(class_counts_of(positives, 10_000))
+    made = {"link": "sigmoid", "reduction": "sum", "class_counts": counts, "ignore_index": -100}
+    boxes = LOSSES.create("smooth_l1", link="identity", reduction="sum")
+    loss = DetectionLoss(LOSSES.create("class_balanced_ce", one_minus_beta=0.01, **made), boxes)
+    labels = torch.tensor([[0, 1, -1, -2]])
+    logits = torch.randn(1, 4, 2, dtype=torch.float64, requires_grad=True)
+    anchors = torch.tensor([[0.0, 0, 8, 8]]).repeat(4, 1).double()
+    offsets = torch.zeros(1, 4, 4, dtype=torch.float64)
+    found = loss(logits, offsets, anchors, labels, anchors[:2]).classes
+    effective = (1 - 0.99**positives) / 0.01  # Cui et al. 2019
+    weights = (1 / effective) / (1 / effective).mean()
+    # the weight is that of the anchor's own class, at every column, and 1 on background
+    plain = torch.nn.functional.binary_cross_entropy_with_logits(
+        logits[0, :3], torch.tensor([[1.0, 0], [0, 1], [0, 0]]).double(), reduction="none"
+    )
+    wanted = (plain.sum(1) * torch.tensor([*weights, 1.0])).sum() / 2  # two positives
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-6)
