@@ -28,6 +28,7 @@ from losslab.errors import LosslabError
 
 MOST_ARMS = 4  # columns of a page beside the true boxes
 MOST_SIDE = 1.4  # inches of a picture
+MOST_WORDS = 8  # boxes in a picture that words have room beside
 FIRST, MISSED = 2, 2  # images that are drawn because they are the first; for their misses
 _LOOKS: dict[str, dict[str, Any]] = {
     "true box": {"color": "black", "linestyle": "-", "linewidth": 1.0},
@@ -106,7 +107,8 @@ def detections_caption(frames: StudyFrames) -> str:
         f"the most confident false alarm. A hit (solid) has the class of a true box and an IoU of "
         f"at least {HIT_IOU:g} with it, which no better scored detection has taken; other "
         f"detections are false alarms (dashed); dotted boxes with a cross are missed. Numbers: "
-        f"class, and score. An arm's score threshold lets through as many detections as there are "
+        f"class, and score, where a picture has at most {MOST_WORDS} boxes. An arm's score "
+        f"threshold lets through as many detections as there are "
         f"objects, {objects} in all {len(shown.split)} test images: {thresholds}."
         + (f" {left} more arms are not drawn." if left > 1 else "")
         + (" One more arm is not drawn." if left == 1 else "")
@@ -201,8 +203,10 @@ def _picture(axis: Axes, split: DetectionSplit, image: int) -> None:
 
 def _draw_truth(axis: Axes, split: DetectionSplit, image: int, names: Sequence[str]) -> None:
     _picture(axis, split, image)
-    for box, label, crowd in zip(*split.annotations.of(image), strict=True):
-        _box(axis, box, "crowd" if crowd else "true box", names[int(label)])
+    truth = split.annotations.of(image)
+    told = len(truth[0]) <= MOST_WORDS
+    for box, label, crowd in zip(*truth, strict=True):
+        _box(axis, box, "crowd" if crowd else "true box", names[int(label)] if told else "")
 
 
 def _draw_found(
@@ -217,12 +221,15 @@ def _draw_found(
     boxes, scores, labels = _above(run, image, threshold)
     truth = split.annotations.of(image)
     state, taken = match((boxes, scores, labels), truth)
-    for box, label in zip(truth[0][~taken & ~truth[2]], truth[1][~taken & ~truth[2]], strict=True):
-        _box(axis, box, "missed", names[int(label)])
+    left = ~taken & ~truth[2]
+    told = len(boxes) + left.sum() <= MOST_WORDS
+    for box, label in zip(truth[0][left], truth[1][left], strict=True):
+        _box(axis, box, "missed", names[int(label)] if told else "")
     for box, score, label, how in zip(boxes, scores, labels, state, strict=True):
         if how >= 0:  # what lies in a crowd is neither
             look = "hit" if how else "false alarm"
-            _box(axis, box, look, f"{names[int(label)]} {score:.2f}".replace(" 0.", " ."))
+            words = f"{names[int(label)]} {score:.2f}".replace(" 0.", " .")
+            _box(axis, box, look, words if told else "")
 
 
 def _box(axis: Axes, box: np.ndarray, look: str, text: str) -> None:
@@ -242,6 +249,8 @@ def _box(axis: Axes, box: np.ndarray, look: str, text: str) -> None:
             (x1 + x2) / 2, (y1 + y2) / 2, "x", color="black", ms=5, zorder=4,
             path_effects=[effects.withStroke(linewidth=1.5 + _HALO, foreground="white")],
         )  # fmt: skip
+    if not text:
+        return
     width, height = axis.get_xlim()[1], axis.get_ylim()[0]
     right = look == "false alarm"
     below = look in ("false alarm", "missed")

@@ -22,7 +22,7 @@ _SCALING_WORDS = {"test": "as trained", "test_calibrated": "after scaling"}
 
 
 def recall_layout(table: pd.DataFrame) -> Layout:
-    """Recall of every class; see `tables.views.recall_table`.
+    """Recall, or AP, of every class; see `tables.views.recall_table`.
 
     One row per class, or one per arm where there are few classes.
     """
@@ -30,13 +30,18 @@ def recall_layout(table: pd.DataFrame) -> Layout:
     notes: dict[str, str] = {}
     few = table["class_name"].nunique() <= FEW_CLASSES
     lay = _recall_by_arm if few else _recall_by_class
+    detected = first["metric"].startswith("ap/")
+    what, counted = "recall ↑ at argmax or 0.5", "Examples"
+    if detected:
+        what, counted = "AP ↑", "Objects"
+    name = "class-ap" if detected else "recall"
     header, rows = lay(table, notes)
     caption = (
-        f"{first['study']}: recall ↑ of every class on the test split, at argmax or 0.5, selected "
+        f"{first['study']}: {what} of every class on the test split, selected "
         f"configurations. Cells are {plus_minus(first)}{n_words(table)}. {BOLD_RULE} Decided "
-        f"within each class. Examples of the class: in training, in test."
+        f"within each class. {counted} of the class: in training, in test."
     )
-    return Layout(f"recall-{first['study']}", header, rows, caption + legend(notes))
+    return Layout(f"{name}-{first['study']}", header, rows, caption + legend(notes))
 
 
 def _recall_by_class(

@@ -168,7 +168,7 @@ def _compared(frames: StudyFrames, ledger: bool) -> Iterator[StudyTable]:
         arms = list(dict.fromkeys(recall["arm"]))
         by_class = layout.header[0] == "class"
         yield StudyTable(
-            "recall",
+            "class_ap" if recall["metric"].str.startswith("ap/").all() else "recall",
             recall,
             layout,
             cell_sources(

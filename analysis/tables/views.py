@@ -17,15 +17,17 @@ PROBABILITY_METRICS = ("log_loss", "brier", "ece")
 def recall_table(frames: StudyFrames) -> pd.DataFrame:
     """Recall of every class on test, at argmax or 0.5, for each arm's selected configuration.
 
+    Of detectors, the AP of every class.
+
     The columns of `estimates`, with `class_name`, `train_examples` and `test_examples` (how many
-    the class has; NaN where the study does not say). Bold is decided within a class. Empty where no
-    recall was recorded.
+    the class has; NaN where the study does not say). Bold is decided within a class. Empty where
+    neither was recorded.
     """
-    columns = [c for c in metric_columns(frames) if re.match(r"test/recall/", c)]
+    columns = [c for c in metric_columns(frames) if re.match(r"test/(recall|ap)/", c)]
     table = _selected(frames, columns)
     if table.empty:
         return table
-    table["class_name"] = table["metric"].str.removeprefix("recall/")
+    table["class_name"] = table["metric"].str.partition("/")[2]
     names = [str(name) for name in frames.study.get("dataset", {}).get("class_names", [])]
     for split in ("train", "test"):
         about = frames.study.get("dataset", {}).get("splits", {}).get(split, {})

@@ -284,3 +284,12 @@ def test_the_table_has_what_was_recorded(frames):
     keys = set(table.sources.loc[table.sources["row"] == "wide", "key"])
     assert len(keys) == 2
     assert {"detection", "published"} & {t.name for t in study_tables(frames)} == {"detection"}
+
+
+def test_every_class_has_its_ap(frames):
+    table = next(t for t in study_tables(frames) if t.name == "class_ap")
+    assert set(table.data["class_name"]) == {"0", "3", "4"}
+    own = frames.confirmation[frames.confirmation["arm"] == "focal"]
+    line = table.data[(table.data["arm"] == "focal") & (table.data["class_name"] == "3")].iloc[0]
+    assert line["mean"] == pytest.approx(own["test/ap/3"].mean())
+    assert "Objects of the class" in table.layout.caption
