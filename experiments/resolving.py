@@ -11,10 +11,10 @@ from pydantic import ValidationError
 
 from losslab.datasets import DATASETS
 from losslab.errors import BadInput, LosslabError
-from losslab.experiments.building import build_box_loss
 from losslab.experiments.data import dataset_for
 from losslab.experiments.models import MODELS
 from losslab.experiments.options import checked, options_model, path_options, problems_of
+from losslab.experiments.resolving_detection import box_loss_problems, detection_loss_problems
 from losslab.experiments.schema import FIXED, Detector, Training
 from losslab.experiments.spaces import (
     Choices,
@@ -101,7 +101,7 @@ class Resolver:
         if section == "training":
             return self._training(values, spaces, where)
         if section == "detector":
-            self._check_box_loss(values.get("box_loss"), where)
+            self.problems += box_loss_problems(values.get("box_loss"), where)
             return self._checked(Detector, values, spaces, where), spaces
         if section == "dataset":
             for path in spaces:
@@ -275,7 +275,7 @@ class Resolver:
         if task is None and "link" not in given:
             declared = {n: h for known in loss.links for n, h in loss.declared(known).items()}
         if isinstance(task, Detection):
-            self._check_detection_loss(given, link, where)
+            self.problems += detection_loss_problems(given, link, where)
         structural = _structural(loss, declared)
         usual = {key: entry.default for key, entry in declared.items()}
         values, spaces = self._cut_spaces(given, where, usual)
@@ -294,26 +294,6 @@ class Resolver:
                 spaces[key] = declared_range(declared[key])
                 config[key] = spaces[key].start()
         return config, spaces
-
-    def _check_detection_loss(self, given: Mapping[str, Any], link: str, where: str) -> None:
-        if link != "sigmoid":
-            self.problems.append(f"{where}.link: detectors have a sigmoid for every class")
-        if given.get("reduction", "default") != "default":
-            self.problems.append(
-                f"{where}.reduction: detector.normalizer says what a detector's loss is divided by"
-            )
-
-    def _check_box_loss(self, given: Any, where: str) -> None:
-        """A box loss can be made of what is given; the rest of the section is not its matter."""
-        if given is None:
-            return
-        if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
-            self.problems.append(f"{where}.box_loss: give the name of a box loss, such as giou")
-            return
-        try:
-            build_box_loss(given)
-        except (BadInput, TypeError, ValueError) as error:
-            self.problems.append(f"{where}.box_loss: {error}")
 
     def _unknown_key(
         self, where: str, key: str, link: str, declared: Mapping[str, Any], structural: list[str]
