@@ -10,7 +10,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 
@@ -49,8 +49,23 @@ class Split:
         return cls(**arrays)
 
 
-class Dataset(ABC):
-    """A dataset of one study; see the module's text for the contract.
+class AnySplit(Protocol):
+    """What splits of every task have."""
+
+    def __len__(self) -> int: ...
+
+    def digest(self) -> str:
+        """A hash of what is in the split."""
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All arrays by name."""
+
+
+S = TypeVar("S", bound=AnySplit)
+
+
+class SplitDataset(ABC, Generic[S]):
+    """What datasets of every task share; see the module's text for the contract.
 
     `content_hash` is a hash of everything the options and the study seed determine: two datasets
     with the same hash give the same splits. `options` are the options it was built with.
@@ -63,27 +78,21 @@ class Dataset(ABC):
     options: dict[str, Any]
 
     @abstractmethod
-    def split(self, run_seed: int) -> tuple[Split, Split]:
+    def split(self, run_seed: int) -> tuple[S, S]:
         """Train and validation split of one run; the same for equal `run_seed` (>= 0)."""
 
     @abstractmethod
-    def test(self, run_seed: int) -> Split:
+    def test(self, run_seed: int) -> S:
         """The fixed test examples, transformed as fitted on the training split of `run_seed`."""
+
+    @abstractmethod
+    def class_counts(self, split: S) -> np.ndarray:
+        """How many elements, or objects, of `split` each class has (int64, (K,))."""
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are, background included."""
+        """How many classes `class_names` has."""
         return len(self.class_names)
-
-    def class_counts(self, split: Split) -> np.ndarray:
-        """How many elements of `split` each class has (int64); ignored elements do not count."""
-        targets = split.targets[split.targets != IGNORE]
-        return np.bincount(targets.ravel(), minlength=self.num_classes).astype(np.int64)
-
-    def prior(self, split: Split) -> np.ndarray:
-        """The class distribution of `split`: counts divided by their sum (float64)."""
-        counts = self.class_counts(split)
-        return counts / counts.sum()
 
     def describe(self, run_seed: int = 0) -> dict[str, Any]:
         """The dataset record that is stored with every study: sizes, counts and prior per split.
@@ -98,16 +107,41 @@ class Dataset(ABC):
             "options": self.options,
             "content_hash": self.content_hash,
             "class_names": self.class_names,
-            "feature_shape": list(train.features.shape[1:]),
-            "splits": {
-                name: {
-                    "examples": len(split),
-                    "class_counts": self.class_counts(split).tolist(),
-                    "prior": self.prior(split).tolist(),
-                    "ignored": int((split.targets == IGNORE).sum()),
-                }
-                for name, split in splits.items()
-            },
+            **self._describe_examples(train),
+            "splits": {name: self._describe_split(split) for name, split in splits.items()},
+        }
+
+    @abstractmethod
+    def _describe_examples(self, train: S) -> dict[str, Any]:
+        """What the record says of one example."""
+
+    @abstractmethod
+    def _describe_split(self, split: S) -> dict[str, Any]:
+        """What the record says of one split."""
+
+
+class Dataset(SplitDataset[Split]):
+    """A dataset whose examples, or anchors, have one class each; background is one of them."""
+
+    def class_counts(self, split: Split) -> np.ndarray:
+        """How many elements of `split` each class has (int64); ignored elements do not count."""
+        targets = split.targets[split.targets != IGNORE]
+        return np.bincount(targets.ravel(), minlength=self.num_classes).astype(np.int64)
+
+    def prior(self, split: Split) -> np.ndarray:
+        """The class distribution of `split`: counts divided by their sum (float64)."""
+        counts = self.class_counts(split)
+        return counts / counts.sum()
+
+    def _describe_examples(self, train: Split) -> dict[str, Any]:
+        return {"feature_shape": list(train.features.shape[1:])}
+
+    def _describe_split(self, split: Split) -> dict[str, Any]:
+        return {
+            "examples": len(split),
+            "class_counts": self.class_counts(split).tolist(),
+            "prior": self.prior(split).tolist(),
+            "ignored": int((split.targets == IGNORE).sum()),
         }
 
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from losslab.datasets import DATASETS
-from losslab.datasets.base import Dataset, Split, TaskKind
-from losslab.datasets.detection.base import DetectionDataset, DetectionSplit
+from losslab.datasets.base import Split, SplitDataset, TaskKind
+from losslab.datasets.detection.base import DetectionSplit
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Laid:
     class_counts: np.ndarray | None = None
 
 
-def dataset_for(options: Mapping[str, Any], study_seed: int) -> Dataset | DetectionDataset:
+def dataset_for(options: Mapping[str, Any], study_seed: int) -> SplitDataset[Any]:
     """The dataset of a configuration's `dataset` section; the same object for equal options."""
     return _dataset(_text(options), study_seed)
 
@@ -120,7 +120,7 @@ def lay_out(need: Need) -> Laid:
     else:
         train, validation = dataset.split(need.run_seed)
         splits = {"train": train, "validation": validation}
-        counts = dataset.class_counts(train)  # type: ignore[arg-type]  # its own kind of split
+        counts = dataset.class_counts(train)
     return Laid(
         Facts(dataset.task, list(dataset.class_names)),
         splits,
@@ -148,10 +148,10 @@ def _text(options: Mapping[str, Any]) -> str:
 
 
 @lru_cache(maxsize=8)
-def _dataset(options: str, study_seed: int) -> Dataset | DetectionDataset:
+def _dataset(options: str, study_seed: int) -> SplitDataset[Any]:
     arguments = json.loads(options)
     dataset = DATASETS.create(arguments.pop("name"), study_seed=study_seed, **arguments)
-    assert isinstance(dataset, Dataset | DetectionDataset)
+    assert isinstance(dataset, SplitDataset)
     return dataset
 
 

@@ -11,8 +11,7 @@ from typing import Any
 
 import yaml
 
-from losslab.datasets.base import Dataset
-from losslab.datasets.detection.base import DetectionDataset
+from losslab.datasets.base import SplitDataset
 from losslab.datasets.detection.problems import remarks
 from losslab.errors import BadInput
 from losslab.experiments.changes import changed_keys
@@ -126,7 +125,7 @@ def _entry(study: Study, device: str) -> dict[str, Any]:
     }
 
 
-def _levels(study: Study, datasets: Mapping[str, Dataset | DetectionDataset]) -> dict[str, Any]:
+def _levels(study: Study, datasets: Mapping[str, SplitDataset[Any]]) -> dict[str, Any]:
     """What the levels are, with the baseline's name and dataset at each."""
     assert study.levels
     values = labelled(study.levels)

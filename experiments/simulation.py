@@ -68,7 +68,7 @@ def simulate_study(
     says `engine: simulated`. Datasets are built, for the study's records, but never trained on.
 
     >>> study = {"dataset": "clusters", "arms": ["ce", "focal"]}
-    >>> simulate_study(study, DIGITS, "/tmp/simulated").selected    # doctest: +SKIP
+    >>> simulate_study(study, DIGITS, "runs").selected    # doctest: +SKIP
     """
     study = load_study(source, overrides)
     folder = StudyFolder(home_folder(home), study.name)

@@ -17,7 +17,7 @@ from losslab.analysis.statistics import (
 )
 from losslab.analysis.tables.comparisons import compared_arms
 from losslab.analysis.tables.results import estimates
-from losslab.analysis.tables.runs import Confirmed, direction, primary_column
+from losslab.analysis.tables.runs import Confirmed, primary_column
 from losslab.errors import BadInput
 
 _DIFFERENCE = ["difference", "difference_low", "difference_high", "p", "p_holm"]
@@ -160,14 +160,6 @@ def check_several(several: Mapping[str, StudyFrames]) -> None:
     for name, frames in several.items():
         if frames.study["baseline"] not in frames.arms:
             raise BadInput(f"{name}: its baseline {frames.study['baseline']!r} is not an arm")
-
-
-def metrics_of(several: Mapping[str, StudyFrames]) -> dict[str, tuple[str, str]]:
-    """The primary metric and its direction, by dataset."""
-    return {
-        name: (frames.study["primary"], direction(frames, primary_column(frames)))
-        for name, frames in several.items()
-    }
 
 
 def _letter(number: int) -> str:

@@ -4,14 +4,13 @@ The contract is that of `losslab.datasets.base`: a fixed test split that depends
 alone, and train and validation splits drawn by the run seed.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from losslab.datasets.base import TaskKind, content_hash
+from losslab.datasets.base import SplitDataset, TaskKind, content_hash
 from losslab.datasets.detection.annotations import Annotations, box_areas
 
 ANNOTATED = ("offsets", "boxes", "labels", "crowd", "areas")  # of `Annotations`, in its order
@@ -59,52 +58,21 @@ class DetectionSplit:
         return cls(annotations=boxes, **own)
 
 
-class DetectionDataset(ABC):
-    """A dataset of images with boxes; `losslab.datasets.base.Dataset` tells the contract.
+class DetectionDataset(SplitDataset[DetectionSplit]):
+    """A dataset of images with boxes; nothing is fitted, so every run sees the same test images.
 
     `class_names` are the K classes of objects; background is none of them.
     """
 
-    name: str
     task: TaskKind = "detection"
-    class_names: list[str]
-    content_hash: str
-    options: dict[str, Any]
-
-    @abstractmethod
-    def split(self, run_seed: int) -> tuple[DetectionSplit, DetectionSplit]:
-        """Train and validation split of one run; the same for equal `run_seed` (>= 0)."""
-
-    @abstractmethod
-    def test(self, run_seed: int) -> DetectionSplit:
-        """The fixed test images; nothing is fitted, so every run sees the same."""
-
-    @property
-    def num_classes(self) -> int:
-        """How many classes of objects there are."""
-        return len(self.class_names)
 
     def class_counts(self, split: DetectionSplit) -> np.ndarray:
         """How many objects of each class `split` has (int64, (K,)); crowd regions do not count."""
         labels = split.annotations.labels[~split.annotations.crowd]
         return np.bincount(labels, minlength=self.num_classes).astype(np.int64)
 
-    def describe(self, run_seed: int = 0) -> dict[str, Any]:
-        """The dataset record that is stored with every study: sizes and counts of each split.
-
-        The test split is counted, never looked at otherwise.
-        """
-        train, validation = self.split(run_seed)
-        splits = {"train": train, "validation": validation, "test": self.test(run_seed)}
-        return {
-            "name": self.name,
-            "task": self.task,
-            "options": self.options,
-            "content_hash": self.content_hash,
-            "class_names": self.class_names,
-            "image_shape": list(train.images.shape[1:]),
-            "splits": {name: self._describe_split(split) for name, split in splits.items()},
-        }
+    def _describe_examples(self, train: DetectionSplit) -> dict[str, Any]:
+        return {"image_shape": list(train.images.shape[1:])}
 
     def _describe_split(self, split: DetectionSplit) -> dict[str, Any]:
         counts = self.class_counts(split)
