@@ -61,7 +61,7 @@ STUDY_FIGURES: tuple[StudyFigure, ...] = (
         learning.learning_curves_figure,
         learning.learning_curves_caption,
     ),
-    StudyFigure("search", "Search by learning rate", search.search_figure, search.search_caption),
+    StudyFigure("search", "Trials of the search", search.search_figure, search.search_caption),
     StudyFigure("slices", "Slices of the search", search.slices_figure, search.slices_caption),
     StudyFigure(
         "response",

@@ -21,6 +21,7 @@ _WORDS = {
     "ap": "AP",
     "ap50": "AP50",
     "ap75": "AP75",
+    "anchor ap": "anchor AP",
 }
 
 
