@@ -1,4 +1,4 @@
-"""Every anchor of a trained detector on held-out images, for Figure 4 of the focal loss paper."""
+"""All that a trained detector classifies in held-out images, for Figure 4 of the focal paper."""
 
 import json
 from dataclasses import dataclass
@@ -21,15 +21,16 @@ MOST_BACKGROUND = 10_000_000
 
 @dataclass(frozen=True)
 class AnchorScores:
-    """Logits and targets (N,) of elements: each anchor with each class is one.
+    """Logits and targets (N,) of elements: each anchor, or proposal, with each class is one.
 
     Targets are 1 for an anchor that has to find an object of the class, else 0; anchors that
-    training ignores are left out. `images` is how many they are of; of the `background` elements
-    of these images, `share` is in the arrays.
+    training ignores are left out. `kind` says which they are: anchors or proposals. `images` is how
+    many images they are of; of the `background` elements of these images, `share` is in the arrays.
     """
 
     logits: np.ndarray
     targets: np.ndarray
+    kind: str
     images: int
     background: int
     share: float
@@ -41,7 +42,7 @@ def anchor_scores(
     images: int | None = None,
     most_background: int = MOST_BACKGROUND,
 ) -> AnchorScores:
-    """The anchors of a confirmation run's detector in the test images.
+    """The anchors, or proposals, of a confirmation run's detector in the test images.
 
     `outputs` is the run's file of arrays, beside which its record and its weights lie. `images`:
     so many test images; a dataset that composes its images (`scenes`) makes more of them from what
@@ -76,7 +77,8 @@ def anchor_scores(
         sampled.append(rest if share == 1 else rest[random.random(len(rest)) < share])
     parts = [np.concatenate(part) for part in (foreground, sampled)]
     targets = np.repeat(np.array([1, 0], dtype=np.int8), [len(part) for part in parts])
-    return AnchorScores(np.concatenate(parts), targets, len(split), background, share)
+    kind = "proposals" if job.config["model"]["name"] == "two_stage" else "anchors"
+    return AnchorScores(np.concatenate(parts), targets, kind, len(split), background, share)
 
 
 def _job(frames: StudyFrames, file: Path) -> Job:

@@ -1,15 +1,20 @@
-"""Writes the figures and pages of losses, and the figures of the papers they come from."""
+"""Writes the figures that need no study: of losses, of the papers they come from, of what is near.
+
+Near are optimisers on known surfaces, models by what they cost, and the gradients of pooling.
+"""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from losslab.analysis import class_balanced_figures, ghm_figures
+from losslab.analysis import class_balanced_figures, cost_figures, ghm_figures, pooling_figures
+from losslab.analysis.landscapes import SURFACES
 from losslab.analysis.loss_figures import loss_figure
 from losslab.analysis.loss_pages import Page, file_stem, page_of
 from losslab.analysis.report import write_paper_figures
 from losslab.analysis.style import save
 from losslab.analysis.sweeps import published
+from losslab.analysis.trajectory_figures import trajectory_figure
 from losslab.errors import BadInput, LosslabError
 from losslab.losses import LOSSES
 
@@ -23,7 +28,7 @@ class Written(NamedTuple):
 
 
 def write_gallery(folder: str | Path, losses: Sequence[str] = ()) -> Iterator[Written]:
-    """Draw the papers' figures into `folder` and every registered loss into `folder`/losses.
+    """Draw the papers' figures and the like into `folder`, every loss into `folder`/losses.
 
     With `losses`, names or paths, those alone. One result after the other, as they are written; a
     loss that cannot be drawn is told of, and the others go on. Raises `BadInput` for names that do
@@ -37,6 +42,9 @@ def write_gallery(folder: str | Path, losses: Sequence[str] = ()) -> Iterator[Wr
         yield Written("the focal loss paper", write_paper_figures(folder))
         yield Written("the GHM paper", write_ghm_figures(folder))
         yield Written("the class-balanced paper", write_class_balanced_figure(folder))
+        yield Written("optimisers on known surfaces", write_trajectories(folder))
+        yield Written("what models cost", write_costs(folder))
+        yield Written("gradients of pooling", write_pooling(folder))
     ours = {entry.name for entry in LOSSES.entries() if entry.origin == "losslab"}
     for name in chosen:
         try:
@@ -84,6 +92,29 @@ def write_class_balanced_figure(folder: str | Path) -> list[Path]:
         figure = class_balanced_figures.grid_figure(published(name), title)
         written += save(figure, folder, f"class_balanced_errors_{dataset.lower()}")
     return written
+
+
+def write_trajectories(folder: str | Path) -> list[Path]:
+    """Write where optimisers go on each known surface."""
+    return [
+        path
+        for name, surface in SURFACES.items()
+        for path in save(trajectory_figure(surface), folder, f"trajectories_{name}")
+    ]
+
+
+def write_costs(folder: str | Path) -> list[Path]:
+    """Write registered models by parameters and FLOPs, as a figure and as a table."""
+    sizes = cost_figures.model_sizes()
+    written = save(cost_figures.cost_figure(sizes), folder, "model_costs")
+    table = Path(folder) / "model_costs.csv"
+    sizes.to_csv(table, index=False)
+    return [*written, table]
+
+
+def write_pooling(folder: str | Path) -> list[Path]:
+    """Write how average and max pooling route gradients."""
+    return save(pooling_figures.pooling_figure(), folder, "pooling_gradients")
 
 
 def _in_a_line(trouble: str) -> str:

@@ -18,13 +18,29 @@ DATASETS = Registry(
             "Real handwritten digits (scikit-learn), long-tailed or with one rare class.",
             "losslab.datasets.digits:build",
         ),
+        "sklearn_table": (
+            "Real tables of scikit-learn (breast cancer, wine), features unscaled.",
+            "losslab.datasets.sklearn_tables:build",
+        ),
         "table": (
             "Your own CSV or Parquet file.",
             "losslab.datasets.table:build",
         ),
+        "modes": (
+            "Generation: a mixture of Gaussians in the plane with long-tailed mode frequencies.",
+            "losslab.datasets.modes:build",
+        ),
         "scenes": (
             "Object detection: real handwritten digits, small and rare, on cluttered scenes.",
             "losslab.datasets.detection.scenes:build",
+        ),
+        "scene_masks": (
+            "Segmentation: the scenes with a class for every pixel, long-tailed if wanted.",
+            "losslab.datasets.segmentation.scenes:build",
+        ),
+        "masks": (
+            "Segmentation: your own folder of images and folder of PNG masks.",
+            "losslab.datasets.segmentation.folders:build",
         ),
         "coco": (
             "Object detection: your own images with COCO annotations.",

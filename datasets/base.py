@@ -14,7 +14,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 
-TaskKind = Literal["classification", "dense", "detection"]
+TaskKind = Literal["classification", "dense", "detection", "segmentation", "adversarial"]
 IGNORE = -1  # the target of elements that neither train nor count, in dense tasks
 
 
@@ -24,7 +24,8 @@ class Split:
 
     `features` is float32 of shape (n, ...): (n, d) for rows, (n, channels, height, width) for
     images, (n, anchors, d) for dense detection. `targets` is int64 of shape (n,) with class
-    indices, or (n, anchors) with 0 for background, 1 for foreground, -1 for ignored. `ids` is
+    indices, or (n, anchors) with 0 for background, 1 for foreground, -1 for ignored, or
+    (n, height, width) with the class of every pixel, -1 for ignored. `ids` is
     int64 of shape (n,): the examples' rows in their source, stable over splits and seeds.
     """
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from losslab.errors import BadInput
-from losslab.experiments.consistency import slug
+from losslab.experiments.folder import slug
 from losslab.experiments.resolving import Resolver
 from losslab.experiments.schema import ARM_SECTIONS, Search, StudyFile
 from losslab.experiments.spaces import Space, Value, merged, set_path
-from losslab.losses import LOSSES
+from losslab.experiments.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Arm:
     default of each space at its place; `spaces` and `defaults` are keyed by dotted path, such as
     "training.learning_rate".
     `search` is what it may spend on tuning. Where a study has levels, an arm of its file stands
-    once at each: `of` is its name there, `level` that of the level; `name` has both. `implicit`
-    arms are not in the file.
+    once at each: `of` is its name there, `level` that of the level; `name` has both. `task` is the
+    kind of its dataset's task. `implicit` arms are not in the file.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Arm:
     spaces: dict[str, Space]
     search: Search
     of: str
+    task: str
     level: str | None = None
     implicit: bool = False
 
@@ -52,7 +53,7 @@ class Arm:
     @property
     def last_change(self) -> float:
         """The fraction of a training after which no trial's loss changes by schedule any more."""
-        loss = LOSSES.get(self.config["loss"]["name"])
+        loss = TASKS[self.task].losses.get(self.config["loss"]["name"])
         told = getattr(loss, "last_change", None)
         if told is None:
             return 0.0
@@ -100,21 +101,22 @@ def make_arm(name: str, over: Mapping[str, Any], file: StudyFile, resolver: Reso
         section: f"arms.{name}.{section}" if section in over else section
         for section in ARM_SECTIONS
     }
-    config, spaces = resolver.arm(sections, where)
-    return Arm(name, config, spaces, file.search, of=name)
+    config, spaces, task = resolver.arm(sections, where)
+    return Arm(name, config, spaces, file.search, of=name, task=task)
 
 
 def standing_baseline(file: StudyFile, arms: dict[str, Arm], resolver: Resolver) -> str:
-    """The arm that is plain cross-entropy and otherwise as the file says; added if there is none.
+    """The arm of the task's plain loss and otherwise as the file says; added if there is none.
 
     An added arm has a search and a budget of its own, like the others.
     """
     if not file.dataset:
         return _plain_arm(arms)
+    loss = next((TASKS[arm.task].plain_loss for arm in arms.values() if arm.task in TASKS), "ce")
     taken = {arm.casefold() for arm in arms}
-    names = ("ce", *(f"ce (baseline{number})" for number in ("", *range(2, len(arms) + 2))))
+    names = (loss, *(f"{loss} (baseline{number})" for number in ("", *range(2, len(arms) + 2))))
     name = next(name for name in names if name not in taken)
-    plain = make_arm(name, {"loss": {"name": "ce"}}, file, resolver)
+    plain = make_arm(name, {"loss": {"name": loss}}, file, resolver)
     if resolver.problems:
         raise BadInput(list(dict.fromkeys(resolver.problems)))
     for arm in arms.values():
@@ -127,7 +129,7 @@ def standing_baseline(file: StudyFile, arms: dict[str, Arm], resolver: Resolver)
 def _plain_arm(arms: Mapping[str, Arm]) -> str:
     """The first arm of plain cross-entropy, where every arm brings its own dataset."""
     for arm in arms.values():
-        if arm.config["loss"]["name"] == "ce":
+        if arm.config["loss"]["name"] == TASKS[arm.task].plain_loss:
             return arm.name
     raise BadInput(
         "arms: plain cross-entropy is the standing baseline of every study; add an arm `ce`, or a "

@@ -13,6 +13,7 @@ from losslab.datasets.base import content_hash
 from losslab.errors import BadInput
 from losslab.experiments.models import MODELS
 from losslab.experiments.models.heads import CosineLinear
+from losslab.experiments.models.settings import apply_settings, settings_for
 from losslab.experiments.tasks import Task
 from losslab.losses import LOSSES
 from losslab.losses.base import Loss
@@ -25,13 +26,22 @@ def build_model(
     input_shape: tuple[int, ...],
     class_counts: np.ndarray,
     seed: int,
+    features: Tensor | None = None,
 ) -> nn.Module:
-    """The model of a `model` section, with initial weights drawn from `seed` alone."""
-    options = {key: value for key, value in config.items() if key not in ("name", "prior_init")}
+    """The model of a `model` section, with initial weights drawn from `seed` alone.
+
+    `features` are those of the training split, for settings that are fitted to them.
+    """
+    build = MODELS.get(config["name"])
+    known = settings_for(build)
+    settings = {key: value for key, value in config.items() if key in known}
+    skipped = ("name", "prior_init", *settings)
+    options = {key: value for key, value in config.items() if key not in skipped}
     outputs = task.outputs(link)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed does it too, in 3 ms
-        model = MODELS.create(config["name"], input_shape=input_shape, outputs=outputs, **options)
+        model: nn.Module = build(input_shape=input_shape, outputs=outputs, **options)
+        model = apply_settings(model, settings, features, outputs)
     prior = config.get("prior_init", False)
     if prior is not False:
         set_prior_bias(model, outputs, link, class_counts, None if prior is True else float(prior))
@@ -122,7 +132,7 @@ class ForeignLoss(nn.Module):
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The reduced loss."""
-        if self.task.kind in ("dense", "detection"):
+        if self.task.kind in ("dense", "detection", "segmentation"):
             counted = targets != self.task.ignore_index
             if self.link == "softmax":
                 logits = logits.movedim(1, -1)
@@ -137,14 +147,41 @@ class ForeignLoss(nn.Module):
         return losses.mean()
 
 
-def build_optimizer(config: Mapping[str, Any], model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW or SGD over all parameters; the learning rate is set before every step."""
+def build_optimizer(
+    config: Mapping[str, Any], model: nn.Module, loss: nn.Module
+) -> torch.optim.Optimizer:
+    """AdamW, Adam or SGD over all parameters; the learning rate is set before every step.
+
+    Weight decay is decoupled in AdamW; in Adam and SGD it is the gradient of an L2 penalty.
+
+    Parameters of the loss, such as weights of tasks, train beside the model's, and do not decay.
+    """
+    groups: list[dict[str, Any]] = [{"params": list(model.parameters())}]
+    if own := list(loss.parameters()):
+        groups.append({"params": own, "weight_decay": 0.0})
     weight_decay = float(config["weight_decay"])
     if config["optimizer"] == "sgd":
         return torch.optim.SGD(
-            model.parameters(), lr=0.0, momentum=config["momentum"], weight_decay=weight_decay
+            groups, lr=0.0, momentum=config["momentum"], weight_decay=weight_decay
         )
-    return torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=weight_decay)
+    kind = torch.optim.Adam if config["optimizer"] == "adam" else torch.optim.AdamW
+    return kind(groups, lr=0.0, weight_decay=weight_decay)
+
+
+def is_weight(parameter: Tensor) -> bool:
+    """Whether an L1 penalty takes a parameter in: neither biases nor norms, which have one row."""
+    return parameter.ndim >= 2
+
+
+def add_l1(model: nn.Module, factor: float) -> None:
+    """Add the gradient of `factor` times the sum of |w| over a model's weights, sign(0) being 0.
+
+    Before gradients are clipped and the optimiser scales them: under Adam it is no exact L1.
+    """
+    if factor:
+        for parameter in model.parameters():
+            if parameter.grad is not None and is_weight(parameter):
+                parameter.grad.add_(parameter.detach().sign(), alpha=factor)
 
 
 def learning_rate(config: Mapping[str, Any], step: int, steps_per_epoch: int) -> float:

@@ -45,6 +45,7 @@ from losslab.experiments.schema import (
     megabytes_of,
 )
 from losslab.experiments.spaces import set_path
+from losslab.experiments.tasks import TASKS, Task
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,9 @@ class Study:
         return [name for name, arm in self.arms.items() if arm.of == of]
 
     @property
-    def detects(self) -> bool:
-        """Whether it is a study of object detection."""
-        return "detector" in self.arms[self.baseline].config
+    def task(self) -> type[Task]:
+        """The task of all its arms."""
+        return TASKS[self.arms[self.baseline].task]
 
     @property
     def rungs(self) -> list[int]:

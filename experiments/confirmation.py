@@ -15,18 +15,13 @@ from losslab.experiments.decisions import (
     prior_corrected,
     tuned,
 )
+from losslab.experiments.elements import ElementParts, logits_and_targets, prepare_elements
 from losslab.experiments.global_random import kept
 from losslab.experiments.metrics import evaluate, metric
 from losslab.experiments.score_metrics import Kind
 from losslab.experiments.states import State
-from losslab.experiments.training import (
-    ElementParts,
-    at_precision,
-    load_weights,
-    logits_and_targets,
-    prepare_elements,
-    seed_epoch,
-)
+from losslab.experiments.training import at_precision, load_weights, seed_epoch, task_of
+from losslab.registry import load
 
 
 @dataclass(frozen=True)
@@ -52,16 +47,12 @@ def judge(state: State, decision: str, with_prior_correction: bool) -> Verdict:
     """
     with kept(state.job.device):
         seed_epoch(state.job, state.epoch)
-        if "detector" in state.job.config:
-            # Here, since other studies have no use for them.
-            from losslab.experiments.detection.judging import judge_detector
-            from losslab.experiments.detection.parts import prepare_detector
-
-            return judge_detector(state, prepare_detector(state.job))
-        return _judged(state, decision, with_prior_correction)
+        verdict: Verdict = load(task_of(state.job).judges)(state, decision, with_prior_correction)
+        return verdict
 
 
-def _judged(state: State, decision: str, with_prior_correction: bool) -> Verdict:
+def judge_elements(state: State, decision: str, with_prior_correction: bool) -> Verdict:
+    """Judge a training whose examples, or anchors, have one class each; see `judge`."""
     job, parts = state.job, prepare_elements(state.job)
     test, test_digest = held_out(job.config["dataset"], job.study_seed, job.run_seed, job.device)
     load_weights(parts.model, state.judged_model)
@@ -70,7 +61,7 @@ def _judged(state: State, decision: str, with_prior_correction: bool) -> Verdict
         examples = at_precision(examples, job)
         model = parts.model
         if state.diverged:  # its model may fail, or hang, once more
-            model = _Chance((*examples.targets.shape[1:], parts.task.outputs(job.link)))
+            model = Chance((*examples.targets.shape[1:], parts.task.outputs(job.link)))
         logits, targets, ids = logits_and_targets(model, examples, parts.task, job.link)
         if not np.isfinite(logits).all():
             logits = np.zeros_like(logits)
@@ -98,7 +89,7 @@ def _judged(state: State, decision: str, with_prior_correction: bool) -> Verdict
     )
 
 
-class _Chance(nn.Module):
+class Chance(nn.Module):
     """Equal outputs for everything."""
 
     def __init__(self, shape: tuple[int, ...]):
@@ -106,6 +97,7 @@ class _Chance(nn.Module):
         self.shape = shape
 
     def forward(self, features: Tensor) -> Tensor:
+        """Zeros of `shape` for every example."""
         return torch.zeros(len(features), *self.shape).to(features)
 
 

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 from losslab.errors import BadInput, LosslabError
 from losslab.experiments.decisions import check_decision_metric
+from losslab.experiments.folder import slug
 from losslab.experiments.metrics import METRICS, direction_of, metric
 from losslab.experiments.schema import Metrics, StudyFile
 from losslab.experiments.spaces import Choices
-from losslab.randomness import stable_hash
+from losslab.experiments.tasks import TASKS
 from losslab.registry import nearest
 
 if TYPE_CHECKING:
@@ -17,16 +18,6 @@ if TYPE_CHECKING:
 
 # What else stands in the home folder.
 TAKEN = ("artifacts", "mlflow.db")
-
-
-def slug(arm: str) -> str:
-    """An arm's name as a file name: unchanged if harmless, else shortened with a hash.
-
-    >>> slug("gamma=0.5"), slug("../a b")
-    ('gamma=0.5', 'a-b-1a792c2c')
-    """
-    harmless = re.sub(r"[^A-Za-z0-9_=.-]+", "-", arm).strip("-.")[:60]
-    return harmless if harmless == arm else f"{harmless}-{stable_hash(arm) % 16**8:08x}".lstrip("-")
 
 
 def check_names(study: str, file: StudyFile, problems: list[str]) -> None:
@@ -92,26 +83,25 @@ def check_sampler(file: StudyFile, arms: Mapping[str, "Arm"], problems: list[str
 
 
 def metrics_for(file: StudyFile, arms: Mapping[str, "Arm"]) -> Metrics:
-    """The metrics of a study whose arms are known: detection has metrics of its own.
+    """The metrics of a study whose arms are known: some tasks have metrics of their own.
 
-    Raises `BadInput` where arms differ in that, or where a metric is of the other kind.
+    Raises `BadInput` where arms differ in that, or where a metric measures something else.
     """
-    detecting = {"detector" in arm.config for arm in arms.values()}
-    if len(detecting) > 1:
-        raise BadInput("arms: some detect objects and some do not; nothing measures both")
+    tasks = {arm.task: TASKS[arm.task] for arm in arms.values()}
+    if len({task.measures for task in tasks.values()}) > 1:
+        raise BadInput(f"arms: their tasks differ ({', '.join(tasks)}); nothing measures them all")
+    task = next(iter(tasks.values()))
     metrics = file.metrics
-    if detecting == {True} and "primary" not in metrics.model_fields_set:
-        metrics = metrics.model_copy(update={"primary": "ap"})
+    if "primary" not in metrics.model_fields_set:
+        metrics = metrics.model_copy(update={"primary": task.primary})
     for where, names in (("primary", [metrics.primary]), ("extra", metrics.extra)):
         for name in names:
-            if (metric(name).kind == "detection") != (detecting == {True}):
-                known = ", ".join(n for n in METRICS.names() if metric(n).kind == "detection")
-                kind = (
-                    f"is none of object detection's, {known}"
-                    if detecting == {True}
-                    else ("measures detected boxes, and this study has none")
+            if metric(name).kind not in task.measures:
+                known = ", ".join(n for n in METRICS.names() if metric(n).kind in task.measures)
+                raise BadInput(
+                    f"metrics.{where}: {name} has no meaning where the task is {task.kind}; known "
+                    f"there: {known}"
                 )
-                raise BadInput(f"metrics.{where}: {name} {kind}")
     return metrics
 
 
@@ -132,10 +122,11 @@ def direction_told(file: StudyFile, problems: list[str]) -> str:
     except LosslabError as error:
         problems.append(f"metrics.primary: {error}")
         return "maximize"
-    if metrics.primary == "recall":
+    if mean := {"recall": "balanced_accuracy", "iou": "miou"}.get(metrics.primary):
+        name = metrics.primary
         problems.append(
-            "metrics.primary: recall is one number a class; name one, as in recall/1, or use "
-            "balanced_accuracy, their mean"
+            f"metrics.primary: {name} is one number a class; name one, as in {name}/1, or use "
+            f"{mean}, their mean"
         )
     if known is None and metrics.direction is None:
         problems.append(

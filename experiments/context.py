@@ -147,7 +147,5 @@ class Context:
 
 def metric_names(study: Study) -> tuple[str, ...]:
     """Everything a study measures, the objective first."""
-    fitting = [
-        name for name in METRICS.names() if (metric(name).kind == "detection") == study.detects
-    ]
+    fitting = [name for name in METRICS.names() if metric(name).kind in study.task.measures]
     return tuple(dict.fromkeys((study.metrics.primary, *fitting, *study.metrics.extra)))

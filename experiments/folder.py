@@ -19,6 +19,7 @@ import fcntl
 import glob
 import json
 import os
+import re
 import shutil
 import socket
 import time
@@ -29,8 +30,19 @@ from pathlib import Path
 from typing import IO, Any
 
 from losslab.errors import BadInput, LosslabError
+from losslab.randomness import stable_hash
 
 DEFAULT_HOME = "runs"
+
+
+def slug(arm: str) -> str:
+    """An arm's name as a file name: unchanged if harmless, else shortened with a hash.
+
+    >>> slug("gamma=0.5"), slug("../a b")
+    ('gamma=0.5', 'a-b-1a792c2c')
+    """
+    harmless = re.sub(r"[^A-Za-z0-9_=.-]+", "-", arm).strip("-.")[:60]
+    return harmless if harmless == arm else f"{harmless}-{stable_hash(arm) % 16**8:08x}".lstrip("-")
 
 
 def home_folder(home: str | Path | None) -> Path:

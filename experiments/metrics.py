@@ -53,7 +53,32 @@ _OF_DETECTORS = {
     "ar_100": ("COCO's average recall with 100 detections an image.", _DETECTION),
     "anchor_ap": ("Average precision of anchors as foreground of their class.", _DETECTION),
 }
-METRICS = Registry("metric", "losslab.metrics", {**_BUILT_IN, **_OF_DETECTORS})
+_GENERATION = "losslab.experiments.adversarial.metrics"
+_OF_GENERATORS = {
+    "mode_coverage": (
+        "Share of the modes that got a quarter or more of their samples.",
+        f"{_GENERATION}:mode_coverage",
+    ),
+    "high_quality": (
+        "Share of generated samples within 3 standard deviations of a mode.",
+        f"{_GENERATION}:high_quality",
+    ),
+    "mode_divergence": (
+        "KL divergence of the generated mode frequencies from the real ones.",
+        f"{_GENERATION}:mode_divergence",
+    ),
+}
+_SEGMENTATION = "losslab.experiments.segmentation.metrics"
+_OF_SEGMENTATION = {
+    "miou": ("Mean intersection over union of the classes.", f"{_SEGMENTATION}:miou"),
+    "pixel_accuracy": (
+        "Share of the pixels with the right class.",
+        f"{_SEGMENTATION}:pixel_accuracy",
+    ),
+    "iou": ("IoU of every class, as iou/<class name>.", f"{_SEGMENTATION}:iou"),
+}
+_OWN = {**_BUILT_IN, **_OF_DETECTORS, **_OF_GENERATORS, **_OF_SEGMENTATION}
+METRICS = Registry("metric", "losslab.metrics", _OWN)
 __all__ = ["METRICS", "Metric", "direction_of", "evaluate", "marked", "metric"]
 SHOTS = ("accuracy_many", "accuracy_medium", "accuracy_few")
 
@@ -79,10 +104,10 @@ def metric(name: str) -> Metric:
     >>> metric("recall/7").direction, metric("sklearn.metrics:average_precision_score").direction
     ('maximize', None)
     """
-    base = name.split("/")[0] if name.startswith(("recall/", "ap/")) else name
+    base = name.split("/")[0] if name.startswith(("recall/", "ap/", "iou/")) else name
     # Built-ins skip the registry, which reads the entry points of all packages at every look-up
     # (8 ms: more than a metric takes).
-    known = _BUILT_IN.get(base) or _OF_DETECTORS.get(base)
+    known = _OWN.get(base)
     function = load(known[1]) if known else METRICS.get(base)
     if not callable(function):
         raise BadInput(f"metric {name!r} cannot be called")
@@ -107,6 +132,7 @@ def evaluate(
     class_names: Sequence[str],
     train_class_counts: np.ndarray,
     names: Iterable[str] | None = None,
+    confusion: np.ndarray | None = None,
 ) -> dict[str, float]:
     """The named metrics (default: all built-in ones) of one set of predictions.
 
@@ -114,7 +140,8 @@ def evaluate(
     classes are many, medium and few-shot. `recall` stands for one entry a class,
     `recall/<class name>`. Recalls of classes without targets and accuracies of empty groups are
     left out, as are the groups where there are only two classes; asked for by their full name
-    they are NaN. Elements whose target is -1 do not count.
+    they are NaN. Elements whose target is -1 do not count. Where the predictions are a sample of
+    more, `confusion` (K, K) are the counts of all of them, which built-in decision metrics read.
 
     Raises `ValueError` where shapes do not fit or probabilities are not finite numbers in [0, 1],
     `UnknownName` for a name that is no metric, and `BadInput` where a metric given by path fails.
@@ -125,9 +152,11 @@ def evaluate(
     {'average_precision': 1.0, 'recall/no': 0.5, 'recall/yes': 1.0}
     """
     targets, probabilities, predicted = _checked(targets, probabilities, predicted, class_names)
+    if confusion is None:
+        confusion = decision_metrics.confusion(targets, predicted, len(class_names))
     context: dict[str, Any] = {
         "ranked": Ranked(targets, probabilities),
-        "confusion": decision_metrics.confusion(targets, predicted, len(class_names)),
+        "confusion": confusion,
         "train_class_counts": np.asarray(train_class_counts),
     }
     values: dict[str, float] = {}

@@ -49,7 +49,10 @@ def path_options(function: Callable[..., Any]) -> set[str]:
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     try:
-        return typing.get_type_hints(function)
+        return typing.get_type_hints(
+            function.__init__ if inspect.isclass(function) else function,
+            include_extras=True,  # such as bounds: Annotated[float, Field(gt=0)]
+        )
     except Exception:
         return {}
 

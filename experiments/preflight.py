@@ -13,10 +13,12 @@ from losslab.experiments.arms import Arm
 from losslab.experiments.config import Study
 from losslab.experiments.context import metric_names
 from losslab.experiments.data import run_data
+from losslab.experiments.elements import ElementParts
 from losslab.experiments.plans import Plan
 from losslab.experiments.stacking import plan_of
 from losslab.experiments.states import Job
-from losslab.experiments.training import ElementParts, Parts, advance, prepare, start
+from losslab.experiments.tasks.base import WithAuxiliary
+from losslab.experiments.training import Parts, advance, prepare, start
 from losslab.randomness import seed_integer
 
 
@@ -63,7 +65,7 @@ def _model_or_loss_problems(parts: Parts, job: Job) -> list[str]:
     except BadInput as error:
         return [f"loss: {line}" for line in error.problems]
     except Exception as error:
-        return [f"loss: fails on the anchors of two images: {_short(error)}"]
+        return [f"loss: fails on two training examples: {_short(error)}"]
     return []
 
 
@@ -71,7 +73,11 @@ def _element_problems(parts: ElementParts, job: Job) -> list[str]:
     size = min(job.config["training"]["batch_size"], len(parts.data.train), 8)
     features, targets = parts.data.train.features[:size], parts.data.train.targets[:size]
     try:
-        logits = parts.task.logits(parts.model(features), job.link)
+        outputs = parts.model(features)
+        outputs = outputs.main if isinstance(outputs, WithAuxiliary) else outputs
+        logits = parts.task.logits(outputs, job.link)
+    except BadInput as error:
+        return [f"model.{line}" for line in error.problems]
     except Exception as error:
         return [f"model: fails on examples of shape {tuple(features.shape[1:])}: {_short(error)}"]
     if not logits.requires_grad:
@@ -168,7 +174,8 @@ def estimate(study: Study, device: str, workers: int) -> Estimate:
         searches += study.search.repeats * arm.tuning
         count = study.search.repeats * arm.tuning + runs
         data = run_data(job.config["dataset"], study.seed, job.run_seed, device)
-        outputs = (data.validation.targets.numel() * 2) * 16
+        stored = min(data.validation.targets.numel(), study.task.most_stored)
+        outputs = (stored * 2) * 16
         weights = sum(tensor.numel() * tensor.element_size() for tensor in state.model.values())
         seconds += each * count
         megabytes += runs * (outputs + weights) / 1e6 + count * 0.02

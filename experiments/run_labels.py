@@ -182,10 +182,20 @@ def metrics_at_steps(record: Mapping[str, Any]) -> list[tuple[str, float, int]]:
         if name != "epoch"
     ]
     final = {**record["metrics"], "epochs": record["epochs"], "seconds": record["seconds"]}
+    final |= step_time(record)
     if record["value"] is not None:
         final["objective"] = record["value"]
     step = int(record["judged_epoch"])
     return found + [(safe_name(name), float(value), step) for name, value in final.items()]
+
+
+def step_time(record: Mapping[str, Any]) -> dict[str, float]:
+    """Milliseconds that a step took on average, as `cost/step_milliseconds`, if that is known.
+
+    It is the training's time over its steps, validation included; in a stack, its share.
+    """
+    steps = record["metrics"].get("cost/steps", 0) * record["epochs"]
+    return {"cost/step_milliseconds": 1000 * record["seconds"] / steps} if steps else {}
 
 
 @lru_cache(maxsize=4096)

@@ -17,12 +17,18 @@ class Training(Section):
 
     epochs: int = Field(30, ge=1, description="passes over the training split")
     batch_size: int = Field(64, ge=1, description="examples a step (images, in dense tasks)")
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate; searched by default")
     weight_decay: float = Field(
-        1e-4, ge=0, description="decoupled (AdamW) or L2 (SGD); searched by default"
+        1e-4, ge=0, description="decoupled (AdamW) or L2 (Adam, SGD); searched by default"
+    )
+    l1: float = Field(
+        0, ge=0, description="factor of the sum of |w| over weights (not biases, not norms)"
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD only")
+    generator_learning_rate: float | None = Field(
+        None, gt=0, description="peak rate of the generator, in adversarial tasks; null: the same"
+    )
     schedule: Literal["cosine", "step", "constant"] = Field(
         "cosine", description="step divides by 10 at 2/3 and 8/9 of the training"
     )
@@ -33,6 +39,10 @@ class Training(Section):
     )
     time_limit: float | None = Field(
         None, gt=0, description="seconds that one training may take; null for no limit"
+    )
+    record: list[str] = Field(
+        default_factory=list,
+        description="what to record every epoch beside the metrics, such as gradients",
     )
     judge: Literal["last", "best_validation"] = Field(
         "last", description="which epoch's weights give a run its value, everywhere in the study"
@@ -63,6 +73,9 @@ class Detector(Section):
         default_factory=lambda: {"name": "smooth_l1"}, description="a loss of boxes or regression"
     )
     box_weight: float = Field(1.0, ge=0, description="factor of the box loss")
+    balance: dict[str, Any] | None = Field(
+        None, description="how class and box loss are weighed: fixed, uncertainty or gradnorm"
+    )
     mining: Mining | None = Field(None, description="OHEM in place of a loss over all anchors")
     positive: float = Field(0.5, gt=0, le=1, description="IoU from which an anchor is positive")
     negative: float = Field(0.4, gt=0, le=1, description="IoU below which it is background")
@@ -92,7 +105,7 @@ class Detector(Section):
 
 
 #: What cannot be searched: it decides what a training is, not how good it is.
-FIXED = ("epochs", "judge", "precision", "time_limit")
+FIXED = ("epochs", "judge", "precision", "record", "time_limit")
 
 
 class Select(Section):
@@ -216,7 +229,8 @@ class StudyFile(Section):
     )
     training: dict[str, Any] = Field(default_factory=dict)
     loss: dict[str, Any] = Field(
-        default_factory=lambda: {"name": "ce"}, description="name, link and hyper-parameters"
+        default_factory=dict,
+        description="name, link and hyper-parameters; left out: ce (adversarial: non_saturating)",
     )
     detector: dict[str, Any] = Field(
         default_factory=dict, description="in detection: normaliser, box loss, mining, assignment"

@@ -6,7 +6,8 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 Direction = Literal["maximize", "minimize"]
-Kind = Literal["ranking", "probability", "decision", "detection"]
+#: What a metric reads: ranking, probability, decision; a task may have metrics of another kind.
+Kind = str
 F = TypeVar("F", bound=Callable[..., Any])
 ECE_BINS = 15
 

@@ -104,7 +104,8 @@ class Range(BaseModel):
         low, high = self.low, self.high
         if self.scale == "log":
             low, high, value = math.log(low), math.log(high), math.log(value)
-        return min(value - low, high - value) < share * (high - low)
+        # At most, so that an end is an edge of a range too narrow for a share of it.
+        return min(value - low, high - value) <= share * (high - low)
 
 
 class Choices(BaseModel):

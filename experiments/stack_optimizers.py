@@ -1,7 +1,8 @@
-"""Optimisers over a stack: one step of AdamW or SGD for every training, each with its own numbers.
+"""Optimisers over a stack: one step of AdamW, Adam or SGD for every training.
 
 Parameters of N trainings lie side by side in one tensor (N, P), so a step is a few operations on
-whole tensors. The formulas are those of `torch.optim`, whose state dicts go in and come out.
+whole tensors; each training has its own numbers. The formulas are those of `torch.optim`, whose
+state dicts go in and come out.
 """
 
 import math
@@ -42,7 +43,7 @@ class Columns:
 
 
 class StackedOptimizer(ABC):
-    """What both optimisers share: rates, weight decay and clipping of every training.
+    """What the optimisers share: rates, weight decay and clipping of every training.
 
     `trainings` are the configurations' training sections, `states` their optimisers' state dicts,
     in which `numbers` are those of the parameters in the columns; all trainings have done the same
@@ -66,6 +67,8 @@ class StackedOptimizer(ABC):
         self.groups = [state["param_groups"] for state in states]
         self.steps = 0  # what `_begin` finds otherwise
         self.weight_decay = self._column([float(each["weight_decay"]) for each in trainings])
+        factors = [float(each.get("l1", 0.0)) for each in trainings]
+        self.l1 = self._l1_factors(factors) if any(factors) else None
         norms = [each["clip_norm"] for each in trainings]
         self.clip_norm = (
             None
@@ -78,6 +81,11 @@ class StackedOptimizer(ABC):
                 parts = [state["state"][number][name] for number in numbers]
                 self.moments[name][row] = columns.row(parts).to(flat)
         self._begin(trainings, states)
+
+    def penalise(self, gradient: Tensor) -> None:
+        """Add the gradient of every training's L1 penalty, in place, as `add_l1` does."""
+        if self.l1 is not None:
+            gradient.addcmul_(self.l1, self.flat.sign())
 
     def clip(self, gradient: Tensor) -> None:
         """Scale every training's gradient down to its largest norm, in place, as torch does."""
@@ -94,6 +102,8 @@ class StackedOptimizer(ABC):
         for moment in self.moments.values():
             moment[row] = 0.0
         self.weight_decay[row] = 0.0
+        if self.l1 is not None:
+            self.l1[row] = 0.0
 
     def state_dict(self, row: int) -> dict[str, Any]:
         """One training's optimiser as torch would save it."""
@@ -116,12 +126,22 @@ class StackedOptimizer(ABC):
         """What the state of a parameter holds besides."""
         return {}
 
+    def _l1_factors(self, factors: Sequence[float]) -> Tensor:
+        """Each training's factor where there is a weight, 0 elsewhere: (N, P)."""
+        found = torch.zeros_like(self.flat)
+        for (_, part), shape in zip(
+            self.columns.split(found), self.columns.shapes.values(), strict=True
+        ):
+            if len(shape) >= 2:
+                part.add_(self._column(factors).view(-1, *[1] * len(shape)))
+        return found
+
     def _column(self, values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=self.flat.dtype, device=self.flat.device).unsqueeze(1)
 
 
-class StackedAdamW(StackedOptimizer):
-    """Adam with decoupled weight decay (Loshchilov, Hutter, ICLR 2019), bias-corrected."""
+class StackedAdam(StackedOptimizer):
+    """Adam (Kingma, Ba, ICLR 2015), bias-corrected, with weight decay in the gradient (L2)."""
 
     kept = ("exp_avg", "exp_avg_sq")
 
@@ -133,20 +153,30 @@ class StackedAdamW(StackedOptimizer):
         self.buffer = torch.empty_like(self.flat)
 
     def step(self, gradient: Tensor, rates: Tensor) -> None:
-        """A step of `torch.optim.AdamW`."""
+        """A step of `torch.optim.Adam`."""
+        self._decay(gradient, rates)
         self.steps += 1
         first, second = BETAS
         mean, square = self.moments["exp_avg"], self.moments["exp_avg_sq"]
         mean.lerp_(gradient, 1 - first)
         square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
         correction = math.sqrt(1 - second**self.steps)
-        self.flat.mul_(1 - rates * self.weight_decay)
         torch.sqrt(square, out=self.buffer).div_(correction).add_(EPSILON)
         torch.div(mean, self.buffer, out=self.buffer).mul_(rates / (1 - first**self.steps))
         self.flat.sub_(self.buffer)
 
+    def _decay(self, gradient: Tensor, rates: Tensor) -> None:
+        gradient.addcmul_(self.flat, self.weight_decay)
+
     def _more(self) -> dict[str, Any]:
         return {"step": torch.tensor(float(self.steps))}
+
+
+class StackedAdamW(StackedAdam):
+    """Adam with decoupled weight decay (Loshchilov, Hutter, ICLR 2019): a step of its own."""
+
+    def _decay(self, gradient: Tensor, rates: Tensor) -> None:
+        self.flat.mul_(1 - rates * self.weight_decay)
 
 
 class StackedSGD(StackedOptimizer):
@@ -182,5 +212,6 @@ def stacked_optimizer(
     numbers: Sequence[int],
 ) -> StackedOptimizer:
     """The optimiser that the training sections name; they all name the same."""
-    kind = StackedSGD if trainings[0]["optimizer"] == "sgd" else StackedAdamW
-    return kind(flat, columns, trainings, states, numbers)
+    kinds: dict[str, type[StackedSGD] | type[StackedAdam]]
+    kinds = {"sgd": StackedSGD, "adam": StackedAdam, "adamw": StackedAdamW}
+    return kinds[trainings[0]["optimizer"]](flat, columns, trainings, states, numbers)

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from losslab.experiments.data import Examples
+from losslab.experiments.elements import EVALUATION_ELEMENTS
 from losslab.experiments.stack_optimizers import Columns
 from losslab.experiments.states import Job, State
 from losslab.experiments.tasks import ElementTask
 from losslab.experiments.tasks.base import Link
-from losslab.experiments.training import EVALUATION_ELEMENTS, batches, data_of
+from losslab.experiments.training import batches, data_of
 
 #: Elements of all trainings that one forward pass of an evaluation takes: the caches hold them.
 ELEMENTS = 1 << 13

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from losslab.experiments.building import build_model
 from losslab.experiments.divergence import DIVERGENCES, of_the_machine
+from losslab.experiments.elements import ElementParts, prepare_elements
 from losslab.experiments.stack_parts import StackedModel, batched_layers
 from losslab.experiments.states import Job, State
-from losslab.experiments.training import ElementParts, copied, prepare_elements
+from losslab.experiments.training import copied
 from losslab.randomness import seed_integer
 
 #: Examples in a step, at most.
@@ -117,6 +118,7 @@ def _model(job: Job, parts: ElementParts, number: int) -> nn.Module:
         tuple(parts.data.train.features.shape[1:]),
         parts.data.class_counts,
         seed_integer(job.study_seed, "probe", number),
+        parts.data.train.features,
     )
     random = torch.Generator().manual_seed(number)
     with torch.no_grad():

@@ -19,6 +19,7 @@ from losslab.errors import LosslabError
 from losslab.experiments.building import learning_rate
 from losslab.experiments.data import RunData
 from losslab.experiments.divergence import DIVERGENCES, of_the_machine, reason_of
+from losslab.experiments.elements import prepare_elements, scores
 from losslab.experiments.global_random import kept
 from losslab.experiments.memory import keep_freed_memory
 from losslab.experiments.stack_losses import StackedLosses
@@ -32,8 +33,6 @@ from losslab.experiments.training import (
     epoch_row,
     load_weights,
     loss_of,
-    prepare_elements,
-    scores,
     seed_epoch,
 )
 
@@ -162,6 +161,7 @@ class Stack:
         with torch.no_grad():
             if self.ended:
                 self.gradient[list(self.ended)] = 0.0
+            self.optimizer.penalise(self.gradient)
             self.optimizer.clip(self.gradient)
             self.optimizer.step(self.gradient, rates.to(self.gradient))
         self._clear()

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from losslab.errors import BadInput
+from losslab.experiments.elements import ElementParts, prepare_elements
 from losslab.experiments.plans import Engine, Plan
 from losslab.experiments.states import Job
-from losslab.experiments.training import ElementParts, prepare_elements
+from losslab.experiments.training import task_of
 
 #: A stack's activations fit a core's caches up to here; more trainings at once gained nothing.
 CACHE_BYTES = 8_000_000
@@ -39,12 +40,12 @@ def plan_of(job: Job, engine: str, memory: float) -> Plan:
     `engine` is auto, plain or stacked. Raises `BadInput` where the memory is too little for two
     trainings and stacks were asked for.
     """
-    if "detector" in job.config:
-        return Plan("plain", 1, "a detector keeps a core busy by itself", 0.0, 0.0, memory)
+    if alone := _alone(job):
+        return Plan("plain", 1, alone, 0.0, 0.0, memory)
     parts = prepare_elements(job)
     saved, each, data = _bytes(parts, job)
     needs = {"megabytes": each / 1e6, "data": data / 1e6, "memory": memory}
-    reason = "engine: plain" if engine == "plain" else _cannot(parts.model)
+    reason = "engine: plain" if engine == "plain" else _cannot(parts)
     if not reason and engine == "auto":
         reason = _should_not(parts, job, saved)
     if not reason:
@@ -110,9 +111,17 @@ def _likeness(job: Job) -> str:
     )
 
 
-def _cannot(model: nn.Module) -> str:
-    """Why a model's trainings cannot be one program, or nothing."""
-    for module in model.modules():
+def _alone(job: Job) -> str:
+    """Why a job's trainings are never stacked, or nothing."""
+    recorded = job.config["training"].get("record")
+    return task_of(job).alone or ("what is recorded is recorded one by one" if recorded else "")
+
+
+def _cannot(parts: ElementParts) -> str:
+    """Why trainings cannot be one program, or nothing."""
+    if any(True for _ in parts.loss.parameters()):
+        return "its loss has parameters that train"
+    for module in parts.model.modules():
         if isinstance(module, RANDOM):
             return f"{type(module).__name__} draws random numbers, which a stack would not repeat"
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.momentum is None:

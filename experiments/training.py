@@ -21,25 +21,22 @@ from torch import Tensor, nn
 from losslab.errors import BadInput
 from losslab.experiments.building import (
     ForeignLoss,
+    add_l1,
     build_loss,
-    build_model,
     build_optimizer,
     learning_rate,
     weights_digest,
 )
 from losslab.experiments.data import Examples, RunData, run_data
-from losslab.experiments.decisions import default_decision
 from losslab.experiments.divergence import DIVERGENCES, of_the_machine, reason_of
 from losslab.experiments.global_random import kept, seed_all
-from losslab.experiments.metrics import evaluate
+from losslab.experiments.recording import recorded
 from losslab.experiments.states import Course, Job, State
-from losslab.experiments.tasks import TASKS, ElementTask, Task
-from losslab.experiments.tasks.base import Link, probabilities
+from losslab.experiments.tasks import TASKS, Task
 from losslab.losses.base import Loss
 from losslab.randomness import generator, seed_integer
+from losslab.registry import load
 
-# Elements (examples × anchors) that one forward pass of an evaluation takes at most.
-EVALUATION_ELEMENTS = 1 << 18
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -55,41 +52,34 @@ class Parts(ABC):
     @cached_property
     def optimizer(self) -> torch.optim.Optimizer:
         """The optimiser; made when it is asked for, since torch imports its compiler with it."""
-        return build_optimizer(self.training, self.model)
+        return build_optimizer(self.training, self.model, self.loss)
 
     @abstractmethod
     def batch_loss(self, job: Job, batch: Tensor, epoch: int) -> Tensor:
         """The loss of the training examples `batch` (indices), to be differentiated."""
 
+    def step(self, job: Job, batch: Tensor, epoch: int) -> Tensor:
+        """One step of the optimiser on a batch; its loss without penalties, as a float64."""
+        loss = self.batch_loss(job, batch, epoch)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        add_l1(self.model, self.training.get("l1", 0.0))
+        if (clip_norm := self.training["clip_norm"]) is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), clip_norm)
+        self.optimizer.step()
+        return loss.detach().double()
+
     @abstractmethod
     def validate(self, job: Job) -> dict[str, float]:
         """The job's metrics on the validation split."""
 
+    def example(self) -> Tensor:
+        """One example as the model takes it."""
+        return self.data.train.features[:1]
+
     def set_progress(self, fraction: float) -> None:
         """Tell a loss that follows a schedule which share of the training is behind it."""
         self.loss.set_progress(fraction)  # type: ignore[operator]
-
-
-@dataclass
-class ElementParts(Parts):
-    """A training whose examples, or anchors, have one class each."""
-
-    task: ElementTask
-    loss: Loss | ForeignLoss
-
-    def batch_loss(self, job: Job, batch: Tensor, epoch: int) -> Tensor:
-        """The loss of a batch."""
-        features, targets = self.data.train.features[batch], self.data.train.targets[batch]
-        logits = self.task.logits(self.model(features), job.link)
-        loss: Tensor = self.loss(logits, self.task.loss_targets(targets, job.link))
-        return loss
-
-    def validate(self, job: Job) -> dict[str, float]:
-        """The job's metrics on the validation split, decided at 0.5 or argmax."""
-        logits, targets, _ = logits_and_targets(
-            self.model, self.data.validation, self.task, job.link
-        )
-        return scores(self.data, job, logits, targets)
 
 
 def prepare(job: Job) -> Parts:
@@ -97,31 +87,14 @@ def prepare(job: Job) -> Parts:
     if job.device == "cpu":
         # One and two threads gave different bits; one thread is the promise, in every process.
         torch.set_num_threads(1)
-    if "detector" in job.config:
-        # Here, since other studies have no use for it.
-        from losslab.experiments.detection.parts import prepare_detector
-
-        return prepare_detector(job)
-    return prepare_elements(job)
+    parts: Parts = load(task_of(job).prepares)(job)
+    return parts
 
 
-def prepare_elements(job: Job) -> ElementParts:
-    """The same for a task of examples or anchors with one class each."""
-    data = data_of(job)
-    task = TASKS[data.dataset.task](data.dataset.num_classes)
-    assert isinstance(task, ElementTask)
-    model = build_model(
-        job.config["model"],
-        task,
-        job.link,
-        tuple(data.train.features.shape[1:]),
-        data.class_counts,
-        seed_integer(job.study_seed, "weights", job.run_seed),
-    )
-    precision = data.train.features.dtype
-    loss = loss_of(job, task, data)
-    model = model.to(job.device, precision)
-    return ElementParts(data, model, loss, job.config["training"], task)
+def task_of(job: Job) -> type[Task]:
+    """The kind of a job's task, which its dataset has."""
+    data = run_data(job.config["dataset"], job.study_seed, job.run_seed, job.device)
+    return TASKS[data.dataset.task]
 
 
 def data_of(job: Job) -> RunData:
@@ -193,38 +166,6 @@ def advance(state: State, until_epoch: int) -> State:
     )
 
 
-def logits_and_targets(
-    model: nn.Module, examples: Examples, task: ElementTask, link: Link
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Float64 logits and targets of all counted elements, and the example id of each."""
-    per_example = int(np.prod(examples.targets.shape[1:], dtype=np.int64))
-    chunk = max(1, EVALUATION_ELEMENTS // per_example)
-    logits, targets = [], []
-    model.eval()
-    with torch.no_grad():
-        for begin in range(0, len(examples), chunk):
-            part = slice(begin, begin + chunk)
-            raw = task.logits(model(examples.features[part]), link)
-            rows = task.rows(raw, examples.targets[part], link)
-            logits.append(rows[0])
-            targets.append(rows[1])
-    counted = (examples.targets != task.ignore_index).reshape(len(examples), -1).sum(1)
-    ids = np.repeat(examples.ids, counted.cpu().numpy())
-    return np.concatenate(logits), np.concatenate(targets), ids
-
-
-def scores(data: RunData, job: Job, logits: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-    """The job's metrics of logits (N,) or (N, K), decided at 0.5 or argmax."""
-    return evaluate(
-        targets,
-        probabilities(logits, job.link),
-        default_decision().decide(logits),
-        class_names=data.dataset.class_names,
-        train_class_counts=data.class_counts,
-        names=job.metrics,
-    )
-
-
 def epoch_row(
     epoch: int, loss: float, rate: float, values: Mapping[str, float]
 ) -> dict[str, float]:
@@ -239,6 +180,7 @@ def epoch_row(
 
 def _epoch(parts: Parts, job: Job, epoch: int) -> dict[str, float]:
     """Train one epoch, then validate; the row of its history."""
+    before = recorded(parts, job, "initial") if epoch == 0 else {}
     training = job.config["training"]
     order = batches(len(parts.data.train), training["batch_size"], job, epoch)
     parts.model.train()
@@ -250,22 +192,13 @@ def _epoch(parts: Parts, job: Job, epoch: int) -> dict[str, float]:
         rate = learning_rate(training, epoch * len(order) + index, len(order))
         for group in parts.optimizer.param_groups:
             group["lr"] = rate
-        total += _step(parts, job, batch.to(job.device), epoch)
+        total += parts.step(job, batch.to(job.device), epoch)
     loss = total.item() / len(order)
     sound = np.isfinite(loss) and all(
         bool(torch.isfinite(p).all()) for p in parts.model.parameters()
     )
-    return epoch_row(epoch, loss, rate, parts.validate(job) if sound else {})
-
-
-def _step(parts: Parts, job: Job, batch: Tensor, epoch: int) -> Tensor:
-    loss = parts.batch_loss(job, batch, epoch)
-    parts.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    if (clip_norm := parts.training["clip_norm"]) is not None:
-        nn.utils.clip_grad_norm_(parts.model.parameters(), clip_norm)
-    parts.optimizer.step()
-    return loss.detach().double()
+    row = epoch_row(epoch, loss, rate, parts.validate(job) if sound else {})
+    return {**row, **before, **(recorded(parts, job, "record") if sound else {})}
 
 
 def batches(examples: int, size: int, job: Job, epoch: int) -> list[Tensor]:

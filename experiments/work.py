@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from losslab.experiments.confirmation import Verdict, judge
+from losslab.experiments.costs import training_costs
 from losslab.experiments.divergence import DIVERGENCES, of_the_machine, reason_of
 from losslab.experiments.folder import write_atomically
 from losslab.experiments.plans import Engine
@@ -132,11 +133,12 @@ def _advanced(piece: Piece, states: list[State]) -> tuple[list[State], str]:
 
 
 def _progress(member: Member, state: State, engine: str, began: float) -> Progress:
-    metrics: dict[str, float] = {}
+    costs = _costs(member.job, state)
+    metrics = costs
     pairing = {"initial_weights": state.initial_weights}
     if member.outputs is not None:
         state, verdict = _judged(member, state)
-        metrics, pairing = verdict.metrics, {**pairing, **verdict.pairing}
+        metrics, pairing = {**verdict.metrics, **costs}, {**pairing, **verdict.pairing}
         arrays, weights = io.BytesIO(), io.BytesIO()
         np.savez_compressed(arrays, allow_pickle=False, **verdict.outputs)
         torch.save(state.judged_model, weights)
@@ -156,6 +158,18 @@ def _progress(member: Member, state: State, engine: str, began: float) -> Progre
         engine=engine,
         started=began,
     )
+
+
+def _costs(job: Job, state: State) -> dict[str, float]:
+    """What the training costs; nothing of one that diverged, whose model may fail or hang again."""
+    if state.diverged:
+        return {}
+    try:
+        return training_costs(job)
+    except DIVERGENCES as error:
+        if of_the_machine(error):
+            raise
+        return {}
 
 
 def _judged(member: Member, state: State) -> tuple[State, Verdict]:

@@ -74,6 +74,10 @@ LOSSES = Registry(
             "Generalised cross-entropy, constant for examples far off.",
             "losslab.losses.generalized_ce:TruncatedGeneralizedCrossEntropy",
         ),
+        "squared_error": (
+            "Squared error of the probabilities (Brier score).",
+            "losslab.losses.squared_error:SquaredError",
+        ),
         "symmetric_ce": (
             "Cross-entropy plus reverse cross-entropy.",
             "losslab.losses.symmetric:SymmetricCrossEntropy",
@@ -158,6 +162,10 @@ LOSSES = Registry(
             "Smooth L1 (Huber) loss for regression.",
             "losslab.losses.smooth_l1:SmoothL1",
         ),
+        "asl1": (
+            "Authentic smooth L1 loss for regression: smooth everywhere.",
+            "losslab.losses.smooth_l1:AuthenticSmoothL1",
+        ),
         "balanced_l1": (
             "Balanced L1 loss for regression (Libra R-CNN).",
             "losslab.losses.smooth_l1:BalancedL1",
@@ -177,6 +185,27 @@ LOSSES = Registry(
         "ciou": (
             "Complete IoU loss of boxes.",
             "losslab.losses.boxes:CIoU",
+        ),
+    },
+)
+
+#: Losses of a generator and a discriminator, which have a contract of their own
+#: (`losslab.losses.adversarial`).
+ADVERSARIAL = Registry(
+    "adversarial loss",
+    "losslab.adversarial_losses",
+    {
+        "non_saturating": (
+            "Cross-entropy of real against generated (Goodfellow et al. 2014).",
+            "losslab.losses.adversarial:NonSaturating",
+        ),
+        "least_squares": (
+            "Squared distance of scores to 1 and 0 (Mao et al. 2017).",
+            "losslab.losses.adversarial:LeastSquares",
+        ),
+        "hinge": (
+            "Hinge loss with margin 1; the generator raises its scores (Lim, Ye 2017).",
+            "losslab.losses.adversarial:Hinge",
         ),
     },
 )

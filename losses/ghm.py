@@ -10,6 +10,7 @@ from losslab.losses.arguments import check_choice, check_whole
 from losslab.losses.base import Loss
 from losslab.losses.closed_form import compute_dtype, focal, margin, softmax_focal
 from losslab.losses.identity import Identity
+from losslab.losses.smooth_l1 import asl1
 
 _CITATION = "Li, Liu, Wang, Gradient Harmonized Single-stage Detector, AAAI 2019"
 
@@ -171,10 +172,7 @@ class GHMR(HarmonizedLoss):
 
     def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
         """sqrt(d^2 + mu^2) - mu per element; the base multiplies beta in."""
-        d = logits - targets
-        mu = self.mu.to(d.dtype)
-        # d^2 / (sqrt(d^2 + mu^2) + mu): without the cancellation near 0 and the overflow of d^2.
-        return d * (d / (torch.hypot(d, mu) + mu))
+        return asl1(logits - targets, self.mu.to(logits.dtype))
 
     def gradient_norm(self, logits: Tensor, targets: Tensor) -> Tensor:
         """|d| / sqrt(d^2 + mu^2)."""

@@ -1,4 +1,4 @@
-"""Smooth L1 and balanced L1: regression losses per coordinate."""
+"""Smooth L1, authentic smooth L1 and balanced L1: regression losses per coordinate."""
 
 from typing import ClassVar
 
@@ -46,6 +46,49 @@ class SmoothL1(Loss):
         # The clamp serves beta 0, where `inner` is 0 too.
         ratio = inner / beta.clamp(min=torch.finfo(beta.dtype).tiny)
         return inner * ratio / 2 + (distance - inner)
+
+
+def asl1(difference: Tensor, mu: Tensor) -> Tensor:
+    """sqrt(d^2 + mu^2) - mu, without its cancellation near 0 and the overflow of d^2."""
+    return difference * (difference / (torch.hypot(difference, mu) + mu))
+
+
+class AuthenticSmoothL1(Loss):
+    """ASL1: L = sqrt(d^2 + mu^2) - mu, d = prediction - target; smooth everywhere.
+
+    Li, Liu, Wang, Gradient Harmonized Single-stage Detector, AAAI 2019, section GHM-R Loss, which
+    weighs it by gradient density (`ghm_r`). Quadratic below `mu`, slope below 1 beyond. Shapes,
+    reductions, nan: see `SmoothL1`.
+
+    >>> import torch
+    >>> AuthenticSmoothL1(link="identity", mu=0.04)(torch.tensor([0.03]), torch.zeros(1))  # .05-.04
+    tensor(0.0100)
+    """
+
+    links = ("identity",)
+    reductions = ("none", "mean", "sum")
+    hyperparameters: ClassVar[dict[str, Hyperparameter]] = {
+        "mu": Hyperparameter(
+            0.02,
+            low=1e-3,
+            high=0.2,
+            meaning="error below which the loss is quadratic; in units of the targets",
+            paper="Li et al. 2019, section GHM-R Loss",
+            scale="log",
+            minimum=1e-6,
+        )
+    }
+    formula = "L = sqrt(d^2 + mu^2) - mu,  d = prediction - target"
+    citation = (
+        "Li, Liu, Wang, Gradient Harmonized Single-stage Detector, AAAI 2019, arXiv:1811.05181, "
+        "section GHM-R Loss"
+    )
+    second_order = True
+    mu: Tensor
+
+    def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """sqrt(d^2 + mu^2) - mu."""
+        return asl1(logits - targets, self.mu.to(logits.dtype))
 
 
 class BalancedL1(Loss):

@@ -197,7 +197,7 @@ def dry_run(source: str, overrides: Sequence[str], home: str | None, workers: in
 
 def _images(study: Study) -> list[str]:
     """What a detection study looks at, and what is the matter with it."""
-    if not study.detects:
+    if study.task.kind != "detection":
         return []
     record = dataset_for(study.arms[study.baseline].config["dataset"], study.seed).describe()
     parts = record["splits"]

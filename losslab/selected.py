@@ -13,6 +13,9 @@ from losslab.experiments.schema import ARM_SECTIONS
 from losslab.experiments.spaces import set_path
 from losslab.inspecting import study_folder
 
+# What the section `detector` says of the loss.
+OF_THE_LOSS = ("normalizer", "box_loss", "box_weight", "mining", "balance")
+
 
 def best(study: str, home: str | None, arm: str | None) -> str:
     """What was selected, as YAML and as Python; of one arm, or of all that have got so far."""
@@ -108,9 +111,17 @@ def _configured(config: dict[str, Any], params: dict[str, Any]) -> dict[str, Any
 
 def _python(configs: Mapping[str, Any]) -> str:
     """One function an arm, which makes its loss and optimiser for use outside losslab's runner."""
+    counts = "the training examples of each class"
+    source = "losslab.losses import LOSSES"
+    if any("detector" in config for config in configs.values()):
+        counts = "positive anchors of each class, as class_counts_of (there) gives them"
+        source = "losslab.experiments.detection.loss import detection_loss"
+    if any(config["loss"].get("link") == "identity" for config in configs.values()):
+        counts = "of no use to these losses"
+        source = "losslab.losses import ADVERSARIAL"
     parts = [
-        "import torch\nfrom losslab.losses import LOSSES\n\n"
-        "# class_counts: the training examples of each class; model: your network. Modules of\n"
+        f"import torch\nfrom {source}\n\n"
+        f"# class_counts: {counts}; model: your network. Modules of\n"
         "# your own (my_loss.py) must be importable from where this runs.\n"
     ]
     parts += [_function(name, config) for name, config in configs.items()]
@@ -118,27 +129,54 @@ def _python(configs: Mapping[str, Any]) -> str:
 
 
 def _function(name: str, config: Mapping[str, Any]) -> str:
-    loss, training, model = dict(config["loss"]), config["training"], config["model"]
-    path, link = loss.pop("name"), loss.pop("link")
-    arguments = "".join(f", {key}={value!r}" for key, value in _plain(loss).items())
-    if ":" not in path and "." not in path:
-        arguments = f", link={link!r}, class_counts=class_counts{arguments}"
+    training, detector = config["training"], config.get("detector", {})
     rate, decay = training["learning_rate"], training["weight_decay"]
     momentum = f", momentum={training['momentum']}" if training["optimizer"] == "sgd" else ""
-    optimizer = "SGD" if momentum else "AdamW"
-    about = {key: value for key, value in {**model, **training}.items() if value is not None}
+    optimizer = {"sgd": "SGD", "adam": "Adam"}.get(training["optimizer"], "AdamW")
+    about = {**config["model"], **training, **detector}
     rest = ", ".join(
-        f"{key} {about[key]}"
-        for key in about
-        if key not in ("learning_rate", "weight_decay", "momentum", "optimizer")
+        f"{key} {value}"
+        for key, value in about.items()
+        if value is not None
+        and key not in ("learning_rate", "weight_decay", "momentum", "optimizer", *OF_THE_LOSS)
     )
+    parameters = "model.parameters()"
+    if detector.get("balance"):  # it may learn, and what it learns does not decay
+        parameters = (
+            '[{"params": model.parameters()}, {"params": loss.parameters(), "weight_decay": 0}]'
+        )
+    if config["loss"].get("link") == "identity":
+        parameters = (  # the discriminator's rate is the last argument, the generator's its own
+            f'[{{"params": model.generator.parameters(), '
+            f'"lr": {training.get("generator_learning_rate") or rate!r}}}, '
+            f'{{"params": model.discriminator.parameters()}}]'
+        )
+        momentum = momentum or ", betas=(0.5, 0.999)"
     identifier = "make_" + re.sub(r"\W", "_", name, flags=re.ASCII)
     return (
         f"def {identifier}(model, class_counts):\n"
         f"    # trained with: {rest}\n"
-        f"    loss = LOSSES.create({path!r}{arguments})\n"
+        f"    loss = {_loss(config)}\n"
         f"    optimizer = torch.optim.{optimizer}(\n"
-        f"        model.parameters(), lr={rate!r}{momentum}, weight_decay={decay!r}\n"
+        f"        {parameters}, lr={rate!r}{momentum}, weight_decay={decay!r}\n"
         f"    )\n"
         f"    return loss, optimizer\n"
     )
+
+
+def _loss(config: Mapping[str, Any]) -> str:
+    """The expression that makes a configuration's loss."""
+    loss = _plain(config["loss"])
+    if "detector" in config:
+        settings = {key: config["detector"].get(key) for key in OF_THE_LOSS}
+        given = "".join(
+            f"        {line},\n" for line in (repr(loss), repr(settings), "class_counts")
+        )
+        return f"detection_loss(\n{given}    )"
+    path, link = loss.pop("name"), loss.pop("link")
+    arguments = "".join(f", {key}={value!r}" for key, value in loss.items())
+    if link == "identity":
+        return f"ADVERSARIAL.create({path!r}{arguments})"
+    if ":" not in path and "." not in path:
+        arguments = f", link={link!r}, class_counts=class_counts{arguments}"
+    return f"LOSSES.create({path!r}{arguments})"

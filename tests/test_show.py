@@ -204,11 +204,15 @@ def test_a_plugin_that_cannot_be_drawn_does_not_fail_the_gallery(tmp_path, monke
     from losslab.analysis import gallery
 
     monkeypatch.setattr(gallery.LOSSES, "names", lambda: ["torch.nn:Linear", "giou"])
-    for writer in ("write_paper_figures", "write_ghm_figures", "write_class_balanced_figure"):
+    writers = (
+        "write_paper_figures", "write_ghm_figures", "write_class_balanced_figure",
+        "write_trajectories", "write_costs", "write_pooling",
+    )  # fmt: skip
+    for writer in writers:
         monkeypatch.setattr(gallery, writer, lambda folder: [folder / "paper.pdf"])
     assert main(["figures", "--out", str(tmp_path)]) == 0
     output = capsys.readouterr()
-    assert output.out.count("paper.pdf") == 3
+    assert output.out.count("paper.pdf") == len(writers)
     assert str(tmp_path / "losses" / "giou.png") in output.out
     assert "torch.nn:Linear is not drawn" in output.err
 

@@ -6,20 +6,27 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from losslab.analysis.figures import (
+    batch_norm,
     budgets,
     calibration,
     classes,
     detections,
     detectors,
+    gains,
+    generated,
+    gradients,
     grids,
     learning,
     levels,
+    masks,
     parallel,
     ranking,
+    recorded,
     response,
     search,
     seeds,
     several,
+    task_gradients,
     thresholds,
 )
 from losslab.analysis.frames import StudyFrames
@@ -113,6 +120,20 @@ STUDY_FIGURES: tuple[StudyFigure, ...] = (
         detections.detections_caption,
     ),
     StudyFigure(
+        "samples",
+        "Generated samples",
+        generated.samples_figure,
+        generated.samples_caption,
+    ),
+    StudyFigure(
+        "mode_shares",
+        "What rare modes get",
+        generated.mode_shares_figure,
+        generated.mode_shares_caption,
+    ),
+    StudyFigure("masks", "Predicted masks", masks.masks_figure, masks.masks_caption),
+    StudyFigure("gains", "Gains, ours and published", gains.gains_figure, gains.gains_caption),
+    StudyFigure(
         "class_recall",
         "Recall by class frequency",
         classes.class_recall_figure,
@@ -142,6 +163,48 @@ STUDY_FIGURES: tuple[StudyFigure, ...] = (
         "Gradient norms",
         classes.gradient_norms_figure,
         classes.gradient_norms_caption,
+    ),
+    StudyFigure(
+        "gradient_difficulty",
+        "Where the gradient comes from",
+        gradients.gradient_difficulty_figure,
+        gradients.gradient_difficulty_caption,
+    ),
+    StudyFigure(
+        "gradient_flow",
+        "Gradient norms by layer",
+        recorded.gradient_flow_figure,
+        recorded.gradient_flow_caption,
+    ),
+    StudyFigure(
+        "dead_units",
+        "Dead units",
+        recorded.dead_units_figure,
+        recorded.dead_units_caption,
+    ),
+    StudyFigure(
+        "weights",
+        "Sizes of the weights",
+        recorded.weights_figure,
+        recorded.weights_caption,
+    ),
+    StudyFigure(
+        "task_gradients",
+        "Shares of the gradient by task",
+        task_gradients.task_gradients_figure,
+        task_gradients.task_gradients_caption,
+    ),
+    StudyFigure(
+        "batch_norm_drift",
+        "Drift of batch norms",
+        batch_norm.batch_norm_drift_figure,
+        batch_norm.batch_norm_drift_caption,
+    ),
+    StudyFigure(
+        "variance_shift",
+        "Variance shift of batch norms",
+        recorded.variance_shift_figure,
+        recorded.variance_shift_caption,
     ),
 )
 

@@ -17,17 +17,17 @@ from losslab.analysis.detections import (
     break_even_score,
     detector_runs,
     match,
-    study_seed,
 )
 from losslab.analysis.figures.parts import BLUE, ORANGE, arm_words, legend_below, short
 from losslab.analysis.frames import StudyFrames
+from losslab.analysis.held_out_images import image_names, rebuilt_test
 from losslab.analysis.remembering import once
 from losslab.analysis.style import PAGE, new_figure, plain, print_style
-from losslab.datasets.detection.base import DetectionDataset, DetectionSplit
-from losslab.errors import LosslabError
+from losslab.datasets.detection.base import DetectionSplit
 
 MOST_ARMS = 4  # columns of a page beside the true boxes
 MOST_SIDE = 1.4  # inches of a picture
+MOST_LETTERS = 20  # of an image's name, beside it
 MOST_WORDS = 8  # boxes in a picture that words have room beside
 FIRST, MISSED = 2, 2  # images that are drawn because they are the first; for their misses
 _LOOKS: dict[str, dict[str, Any]] = {
@@ -42,11 +42,15 @@ _HALO = 1.4  # points of white around lines and letters, which stand on any pict
 
 @dataclass(frozen=True)
 class _Shown:
-    """What is drawn: runs with their score thresholds, and images with the reason for each."""
+    """What is drawn: runs with their score thresholds, and images with the reason for each.
+
+    `called`: what each of these images is called.
+    """
 
     runs: list[tuple[DetectorRun, float]]
     images: list[tuple[int, str]]
     split: DetectionSplit
+    called: list[str]
 
 
 @print_style()
@@ -70,9 +74,10 @@ def detections_figure(frames: StudyFrames) -> Figure | None:
     figure, axes = new_figure(
         width, 0.8 + sum(heights) * side + 0.04 * rows, rows, columns, height_ratios=heights
     )
-    for (image, reason), line in zip(shown.images, np.reshape(axes, (rows, columns)), strict=True):
+    lines = np.reshape(axes, (rows, columns))
+    for (image, reason), called, line in zip(shown.images, shown.called, lines, strict=True):
         _draw_truth(line[0], shown.split, image, names)
-        line[0].set_ylabel(f"image {shown.split.ids[image]}\n{reason}", fontsize=7)
+        line[0].set_ylabel(f"{plain(short(called, MOST_LETTERS))}\n{reason}", fontsize=6)
         for (run, threshold), axis in zip(shown.runs, line[1:], strict=True):
             _draw_found(axis, shown.split, image, run, threshold, names)
     axes[0].set_title("true boxes")
@@ -125,25 +130,17 @@ def _shown(frames: StudyFrames) -> _Shown | None:
     runs = [run for run in runs if _same_truth(run, split)]
     kept = sorted(runs, key=lambda run: _rank(frames, run.arm))[:MOST_ARMS]
     drawn = [(run, break_even_score(run)) for run in runs if run in kept]
-    return _Shown(drawn, _chosen(split, drawn), split) if drawn else None
+    if not drawn:
+        return None
+    images = _chosen(split, drawn)
+    ids = [int(split.ids[image]) for image, _ in images]
+    return _Shown(drawn, images, split, image_names(frames, runs[0].arm, ids))
 
 
 def _test_split(frames: StudyFrames, arm: str) -> DetectionSplit | None:
     """The arm's test images, or None where they are gone or have changed."""
-    from losslab.experiments.data import dataset_for  # it needs torch, which others do without
-
-    options = frames.study["arms"].get(arm, {}).get("config", {}).get("dataset")
-    if not options:
-        return None
-    try:
-        dataset = dataset_for(options, study_seed(frames))
-        split = dataset.test(0)
-    except (LosslabError, OSError, TypeError, ValueError):  # moved, changed or not registered here
-        return None
-    if not isinstance(dataset, DetectionDataset) or not isinstance(split, DetectionSplit):
-        return None
-    known = frames.study.get("content_hashes", {}).get(arm)
-    return split if known in (None, dataset.content_hash) else None
+    split = rebuilt_test(frames, arm)
+    return split if isinstance(split, DetectionSplit) else None
 
 
 def _same_truth(run: DetectorRun, split: DetectionSplit) -> bool:

@@ -24,7 +24,8 @@ _MARKERS = "osD^vP"
 _SHARES = {
     "average_precision", "roc_auc", "balanced_accuracy", "accuracy", "macro_f1", "recall", "ece",
     "accuracy_many", "accuracy_medium", "accuracy_few", "ap", "ap50", "ap75", "ap_small",
-    "ap_medium", "ap_large", "ar_100", "anchor_ap",
+    "ap_medium", "ap_large", "ar_100", "anchor_ap", "mode_coverage", "high_quality",
+    "miou", "pixel_accuracy", "iou",
 }  # fmt: skip
 
 Draw = Callable[[Axes, str, dict[str, Any]], None]
@@ -148,7 +149,7 @@ def metric_bounds(metric: str) -> tuple[float, float]:
     """
     if metric.split("/")[0] in _SHARES:
         return 0.0, 1.0
-    return (0.0 if metric in ("log_loss", "brier") else -np.inf), np.inf
+    return (0.0 if metric in ("log_loss", "brier", "mode_divergence") else -np.inf), np.inf
 
 
 def limit_to_lines(

@@ -10,6 +10,7 @@ import pandas as pd
 from losslab.analysis.frames.runs import Run
 from losslab.analysis.frames.study_frames import StudyFrames, Tracking, arm_names
 from losslab.analysis.ledger import ledger_of
+from losslab.experiments.run_labels import step_time
 
 RUN_COLUMNS = {
     "key": "str",
@@ -97,6 +98,7 @@ def _with_validation(run: Run) -> dict[str, Any]:
             judged = zip(run.history.columns, rows[0].tolist(), strict=True)
             validation = {n: v for n, v in judged if n.startswith("val/") and not np.isnan(v)}
     metrics = {**validation, **(run.record.get("metrics") or {})}
+    metrics |= step_time({**run.record, "metrics": metrics})
     if run.record.get("state") == "diverged":
         kept = {name for name in metrics if name.split("/")[-1] not in _PERFECT_AT_CHANCE}
         metrics = {name: value for name, value in metrics.items() if name in kept}

@@ -100,7 +100,7 @@ class Mirrored:
 
 def is_curve(metric: str) -> bool:
     """Whether a metric is recorded every epoch; its name says so."""
-    return not metric.startswith("test") and metric not in _FINAL
+    return not metric.startswith(("test", "cost/")) and metric not in _FINAL
 
 
 def _curves(

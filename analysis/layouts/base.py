@@ -22,6 +22,8 @@ _WORDS = {
     "ap50": "AP50",
     "ap75": "AP75",
     "anchor ap": "anchor AP",
+    "miou": "mean IoU",
+    "iou": "IoU",
 }
 
 

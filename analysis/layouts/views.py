@@ -22,7 +22,7 @@ _SCALING_WORDS = {"test": "as trained", "test_calibrated": "after scaling"}
 
 
 def recall_layout(table: pd.DataFrame) -> Layout:
-    """Recall, or AP, of every class; see `tables.views.recall_table`.
+    """Recall, AP or IoU of every class; see `tables.views.recall_table`.
 
     One row per class, or one per arm where there are few classes.
     """
@@ -30,11 +30,12 @@ def recall_layout(table: pd.DataFrame) -> Layout:
     notes: dict[str, str] = {}
     few = table["class_name"].nunique() <= FEW_CLASSES
     lay = _recall_by_arm if few else _recall_by_class
-    detected = first["metric"].startswith("ap/")
-    what, counted = "recall ↑ at argmax or 0.5", "Examples"
-    if detected:
-        what, counted = "AP ↑", "Objects"
-    name = "class-ap" if detected else "recall"
+    kind = first["metric"].partition("/")[0]
+    what, counted = {
+        "ap": ("AP ↑", "Objects"),
+        "iou": ("IoU ↑ at argmax or 0.5", "Pixels"),
+    }.get(kind, ("recall ↑ at argmax or 0.5", "Examples"))
+    name = "recall" if kind == "recall" else f"class-{kind}"
     header, rows = lay(table, notes)
     caption = (
         f"{first['study']}: {what} of every class on the test split, selected "

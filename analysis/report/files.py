@@ -21,12 +21,16 @@ from losslab.analysis.report.page import Overview, Part, comparison_page, study_
 from losslab.analysis.report.paper_figures import draw_figure_4, write_paper_figures
 from losslab.analysis.report.repeating import STUDY_FILE
 from losslab.analysis.tables.catalogue import StudyTable, several_tables, study_tables
-from losslab.experiments.consistency import slug
+from losslab.experiments.folder import slug
 
 PAGE = "report.html"
 FOCAL = {"focal", "focal_star"}
 KEY_TABLES = ("results", "ledger")
-_KEY_FIGURES = ("seeds", "differences")  # of a level, or of one study among several
+# Of a level, or of one study among several; the last five where it recorded something.
+_KEY_FIGURES = (
+    *("seeds", "differences"),
+    *("gradient_flow", "dead_units", "weights", "batch_norm_drift", "variance_shift"),
+)
 
 
 def begin_report(losses: Iterable[str], folder: str | Path) -> list[Path]:

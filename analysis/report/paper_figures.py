@@ -105,7 +105,9 @@ def _examples(
             scores = anchor_scores(frames, file, images)
         except (LosslabError, OSError):  # the images are gone: the report is made without
             return None
-        what = f"the anchors in {scores.images:,} test images, each with each class one example"
+        what = (
+            f"the {scores.kind} in {scores.images:,} test images, each with each class one example"
+        )
         if scores.share < 1:
             what += f", background drawn at random from {scores.background:,}"
         return scores.logits, scores.targets, what

@@ -21,6 +21,7 @@ from losslab.analysis.layouts.searches import (
     search_layout,
     shrinkage_layout,
 )
+from losslab.analysis.layouts.segmentation import segmentation_layout
 from losslab.analysis.layouts.views import (
     calibration_layout,
     published_layout,
@@ -37,6 +38,7 @@ from losslab.analysis.tables.published import published_table
 from losslab.analysis.tables.results import results_table, row_keys
 from losslab.analysis.tables.runs import Confirmed, Key
 from losslab.analysis.tables.searches import divergences_table, search_table, shrinkage_table
+from losslab.analysis.tables.segmentation import segmentation_table
 from losslab.analysis.tables.sources import cell_sources
 from losslab.analysis.tables.views import calibration_table, recall_table, thresholds_table
 
@@ -153,6 +155,7 @@ def _compared(frames: StudyFrames, ledger: bool) -> Iterator[StudyTable]:
         yield _by_row("examples", examples, examples_layout(examples), runs, arms, None)
     views: dict[str, tuple[Callable, Callable]] = {
         "detection": (detection_table, detection_layout),
+        "segmentation": (segmentation_table, segmentation_layout),
         "thresholds": (thresholds_table, thresholds_layout),
         "calibration": (calibration_table, calibration_layout),
         "published": (published_table, published_layout),
@@ -168,7 +171,7 @@ def _compared(frames: StudyFrames, ledger: bool) -> Iterator[StudyTable]:
         arms = list(dict.fromkeys(recall["arm"]))
         by_class = layout.header[0] == "class"
         yield StudyTable(
-            "class_ap" if recall["metric"].str.startswith("ap/").all() else "recall",
+            _class_table_name(recall["metric"].iloc[0]),
             recall,
             layout,
             cell_sources(
@@ -180,6 +183,11 @@ def _compared(frames: StudyFrames, ledger: bool) -> Iterator[StudyTable]:
                 ),
             ),
         )
+
+
+def _class_table_name(metric: str) -> str:
+    kind = metric.partition("/")[0]
+    return "recall" if kind == "recall" else f"class_{kind}"
 
 
 def _spent(frames: StudyFrames) -> Iterator[StudyTable]:

@@ -11,7 +11,7 @@ from losslab.analysis.frames import StudyFrames
 from losslab.analysis.sweeps import published
 
 Row = dict[str, Any]  # columns of a published table and the values that name one of its rows
-_GHM_BOXES = {"smooth_l1": "SL1", "ghm_r": "GHM-R"}
+_GHM_BOXES = {"smooth_l1": "SL1", "asl1": "ASL1", "ghm_r": "GHM-R"}
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def _found(frames: StudyFrames, reference: Reference) -> dict[str, tuple[Row, pd
     table = published(reference.table)
     found = {}
     for arm, about in frames.study["arms"].items():
-        config = _fixed(about.get("config", {}), about.get("space", {}))
+        config = fixed(about.get("config", {}), about.get("space", {}))
         row = reference.row(config) if config.get("model", {}).get("prior_init") else None
         if row is None:
             continue
@@ -77,13 +77,13 @@ def _distinct(found: Mapping[str, tuple[Row, pd.Series]]) -> int:
     return len({line.name for _, line in found.values()})
 
 
-def _fixed(config: Mapping[str, Any], tuned: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def fixed(config: Mapping[str, Any], tuned: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """A configuration without what the search decides."""
     kept: dict[str, Any] = {}
     for key, value in config.items():
         path = f"{prefix}{key}"
         if isinstance(value, Mapping):
-            kept[key] = _fixed(value, tuned, f"{path}.")
+            kept[key] = fixed(value, tuned, f"{path}.")
         elif path not in tuned:
             kept[key] = value
     return kept

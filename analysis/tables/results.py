@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from losslab.analysis.detections import is_detection
 from losslab.analysis.frames import StudyFrames
 from losslab.analysis.statistics import holm
 from losslab.analysis.tables.bold import best_and_tied
@@ -15,6 +14,8 @@ from losslab.analysis.tables.runs import RULES, Confirmed, Key, direction, prima
 # metrics of the ranking or of the probabilities: no decision rule changes them
 THRESHOLD_FREE = ("average_precision", "roc_auc", "log_loss", "calibration_error", "brier", "ece")
 _USUAL = ("balanced_accuracy", "roc_auc", "macro_f1", "log_loss", "brier", "ece")
+# tasks in which nothing is decided by a threshold
+_UNDECIDED = ("detection", "adversarial")
 _PREFIXES = ("test/", "test_", "val/")
 
 
@@ -83,17 +84,19 @@ def estimates(
 def row_keys(frames: StudyFrames) -> list[Key]:
     """The rows of the results table, in its order; defaults where the study confirms them.
 
-    Detections are ranked and not decided on, so cross-entropy has no decision rules there.
+    Detections are ranked and samples are generated: where nothing is decided, cross-entropy has no
+    decision rules.
     """
     baseline, arms = frames.study["baseline"], frames.arms
     plain = frames.study.get("standing", baseline)
     planned = frames.study.get("resolved", {}).get("confirm", {}).get("defaults", True)
     defaults = planned or "defaults" in set(frames.confirmation["variant"])
     standing = [(plain, "selected", rule) for rule in RULES if rule]
+    decided = frames.study.get("dataset", {}).get("task") not in _UNDECIDED
     return [
         *((arm, "selected", "") for arm in arms),
         *((arm, "defaults", "") for arm in arms if defaults),
-        *(standing if plain in arms and not is_detection(frames) else []),
+        *(standing if plain in arms and decided else []),
     ]
 
 

@@ -21,7 +21,7 @@ RULES = {
 }
 Key = tuple[str, str, str]  # arm, variant, rule
 _LOWER_IS_BETTER = (
-    *("loss", "error", "brier", "ece", "seconds"),
+    *("loss", "error", "brier", "ece", "divergence", "seconds"),
     *("milliseconds", "flops", "parameters"),
 )
 FINISHED = ("complete", "diverged")
@@ -31,7 +31,8 @@ def direction(frames: StudyFrames, metric: str) -> str:
     """`maximize` or `minimize`: what the study says, else by the metric's name.
 
     The study gives the primary metric's `direction`, and may give `directions` of others. The name
-    decides by its parts: `loss`, `error`, `brier`, `ece` and what a model costs are better low.
+    decides by its parts: `loss`, `error`, `brier`, `ece`, `divergence` and what a model costs are
+    better low.
     """
     name = metric.split("/", 1)[1] if metric.startswith(("test", "val")) else metric
     if name == frames.study["primary"]:

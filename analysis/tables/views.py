@@ -17,13 +17,14 @@ PROBABILITY_METRICS = ("log_loss", "brier", "ece")
 def recall_table(frames: StudyFrames) -> pd.DataFrame:
     """Recall of every class on test, at argmax or 0.5, for each arm's selected configuration.
 
-    Of detectors, the AP of every class.
+    Of detectors, the AP of every class; of segmentation, its IoU.
 
     The columns of `estimates`, with `class_name`, `train_examples` and `test_examples` (how many
     the class has; NaN where the study does not say). Bold is decided within a class. Empty where
     neither was recorded.
     """
-    columns = [c for c in metric_columns(frames) if re.match(r"test/(recall|ap)/", c)]
+    columns = [c for c in metric_columns(frames) if re.match(r"test/(recall|ap|iou)/", c)]
+    columns = [c for c in columns if c.startswith("test/iou/")] or columns
     table = _selected(frames, columns)
     if table.empty:
         return table

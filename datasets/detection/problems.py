@@ -51,7 +51,7 @@ class Problems:
         """Under `stop` raise `BadInput` with all problems (of very many the first), if any."""
         if not self.found or on_error == "skip":
             return
-        lines = [str(problem) for problem in self.found[:SHOWN]]
+        lines = [str(problem) for problem in self._shown()]
         if hidden := len(self.found) - len(lines):
             lines.append(f"and {hidden} more")
         word = "problem" if len(self.found) == 1 else "problems"
@@ -67,6 +67,16 @@ class Problems:
             f"{self.option}: no image is left of the data: all are broken ({self._kinds()}); "
             f"on_error: stop tells them by file name"
         )
+
+    def _shown(self) -> list[Problem]:
+        """The problems that a message has room for: of every kind its first ones."""
+        seen: Counter[str] = Counter()
+        ranks = []
+        for problem in self.found:
+            ranks.append(seen[problem.kind])
+            seen[problem.kind] += 1
+        first = sorted(range(len(ranks)), key=ranks.__getitem__)[:SHOWN]
+        return [self.found[place] for place in sorted(first)]
 
     def counts(self) -> dict[str, int]:
         """How many problems of each kind there are, the most frequent kind first."""
@@ -96,6 +106,11 @@ def remarks(record: Mapping[str, Any]) -> list[str]:
         kinds = ", ".join(f"{kind}: {n}" for kind, n in counts.items())
         total = sum(counts.values())
         lines.append(f"left out of the data as broken: {total} ({kinds}), listed in study.json")
+    for name, part in record.get("splits", {}).items():
+        counts = part.get("class_counts", [])
+        none = [c for c, n in zip(record.get("class_names", []), counts, strict=False) if not n]
+        if none and "images" in part:
+            lines.append(f"no object of {', '.join(map(str, none))} in the {name} images")
     if shared := record.get("images_in_several_splits"):
         lines.append(f"the given splits share {shared} image(s): results look better than they are")
     if not_named := record.get("files_not_named"):

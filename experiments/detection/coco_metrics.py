@@ -14,6 +14,7 @@ import numpy as np
 
 from losslab.datasets.detection.annotations import Annotations
 from losslab.errors import BadInput
+from losslab.experiments.detection.coco_files import read_results
 from losslab.experiments.detection.found import Detections
 
 # Sides of the squares, in pixels of the original image, whose areas part small, medium and large.
@@ -106,25 +107,14 @@ def coco_metrics_of_files(
 ) -> dict[str, float]:
     """COCO's metrics of a result file against an annotation file, both JSON as COCO has them.
 
-    Names and values as in `coco_metrics`. Raises `BadInput` where a file cannot be read or a
-    result belongs to no image.
-    """
-    import json
+    Names and values as in `coco_metrics`, those of pycocotools. As there, detections of a category
+    that the annotations have not do not count. Ids may be texts, or begin with 0, which the
+    evaluators take for "not matched".
 
-    read = []
-    for path in (annotations, results):
-        try:
-            read.append(json.loads(Path(path).read_text()))
-        except (OSError, ValueError) as error:
-            raise BadInput(f"{path}: cannot be read as JSON: {error}") from error
-    dataset, found = read
-    known = {image["id"] for image in dataset["images"]}
-    if strange := {result["image_id"] for result in found} - known:
-        raise BadInput(
-            f"{results}: {len(strange)} image ids are not in {annotations}, such as "
-            f"{min(strange)!r}"
-        )
-    return _evaluate(dataset, found, sizes).metrics
+    Raises `BadInput` where a file cannot be read or is not in COCO's format, or a result belongs
+    to no image.
+    """
+    return _evaluate(*read_results(annotations, results), sizes).metrics
 
 
 def _evaluate(

@@ -4,10 +4,10 @@ import numpy as np
 
 from losslab.datasets.detection.base import DetectionSplit
 from losslab.experiments.confirmation import Verdict
+from losslab.experiments.costs import model_costs
 from losslab.experiments.data import Images, held_out
-from losslab.experiments.detection.costs import model_costs
 from losslab.experiments.detection.found import Detections
-from losslab.experiments.detection.parts import DetectorParts
+from losslab.experiments.detection.parts import prepare_detector
 from losslab.experiments.states import State
 from losslab.experiments.training import load_weights
 
@@ -15,15 +15,16 @@ from losslab.experiments.training import load_weights
 TIMED_IMAGES, TIMED = 8, 5
 
 
-def judge_detector(state: State, parts: DetectorParts) -> Verdict:
+def judge_detector(state: State, decision: str, with_prior_correction: bool) -> Verdict:
     """Judge a detector's weights on the test split; one that diverged detects nothing.
 
     `metrics` are the study's, as `test/...`, and what the detector costs: `test/milliseconds` an
     image at inference, `test/parameters`, `test/flops` an image. `outputs` are the detections
     (`test_found_offsets, _boxes, _scores, _labels`) and what there is to find (`test_boxes` and so
-    on), as in `Detections` and `Annotations`, with the images' ids and sizes.
+    on), as in `Detections` and `Annotations`, with the images' ids and sizes. Every detection has
+    a score, so there is no `decision` to tune and no prior to correct.
     """
-    job = state.job
+    job, parts = state.job, prepare_detector(state.job)
     test, digest = held_out(job.config["dataset"], job.study_seed, job.run_seed, job.device)
     assert isinstance(test, Images)
     load_weights(parts.model, state.judged_model)

@@ -1,17 +1,19 @@
 """The training loss of a dense detector: class loss, box loss, and what they are divided by."""
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from losslab.errors import BadInput
-from losslab.experiments.building import ForeignLoss
+from losslab.experiments.building import ForeignLoss, build_box_loss, build_loss
 from losslab.experiments.detection.assignment import IGNORED
+from losslab.experiments.detection.balance import Balance, Fixed, build_balance
 from losslab.experiments.detection.coding import WEIGHTS, decode, encode
 from losslab.experiments.detection.mining import MiningSettings, mine
+from losslab.experiments.tasks import Detection
 from losslab.losses.base import Loss
 from losslab.losses.boxes import BoxLoss
 
@@ -19,7 +21,10 @@ Normalizer = Literal["positives", "moving_average", "elements"]
 
 
 class Terms(NamedTuple):
-    """The loss of a batch and its two parts, each already divided and weighted."""
+    """What a batch trains, and its class and box loss, each divided, the box loss weighted too.
+
+    `total` is their sum, or what the balance makes of them.
+    """
 
     total: Tensor
     classes: Tensor
@@ -35,6 +40,29 @@ def class_reduction(normalizer: Normalizer, mining: MiningSettings | None = None
     if mining is not None:
         return "none"
     return "mean" if normalizer == "elements" else "sum"
+
+
+def detection_loss(
+    loss: Mapping[str, Any], detector: Mapping[str, Any], class_counts: np.ndarray
+) -> "DetectionLoss":
+    """The loss of the sections `loss` and `detector` of a configuration.
+
+    `class_counts` as `class_counts_of` gives them, of the training images' anchors. Raises
+    `BadInput` where the losses cannot be built or do not suit a detector.
+    """
+    mining = detector["mining"] and MiningSettings(**detector["mining"])
+    config = {**loss, "reduction": class_reduction(detector["normalizer"], mining)}
+    try:
+        return DetectionLoss(
+            build_loss(config, Detection(len(class_counts)), class_counts),
+            build_box_loss(detector["box_loss"]),
+            normalizer=detector["normalizer"],
+            box_weight=detector["box_weight"],
+            mining=mining,
+            balance=build_balance(detector.get("balance")),
+        )
+    except (BadInput, TypeError, ValueError) as error:
+        raise BadInput(f"loss: cannot be built: {error}") from error
 
 
 class DetectionLoss(nn.Module):
@@ -57,7 +85,8 @@ class DetectionLoss(nn.Module):
     classes, whatever `normalizer` says; the box loss stays that of all positives, so that arms
     differ in the class loss alone.
 
-    `coding`: weights of the box coding.
+    `coding`: weights of the box coding. `balance`: how the two losses are weighed against each
+    other, beyond `box_weight`; their sum by default.
     """
 
     positives: Tensor
@@ -73,12 +102,14 @@ class DetectionLoss(nn.Module):
         box_weight: float = 1.0,
         mining: MiningSettings | None = None,
         coding: Sequence[float] = WEIGHTS,
+        balance: Balance | None = None,
     ):
         super().__init__()
         _check(class_loss, box_loss, normalizer, mining)
         self.class_loss, self.box_loss = class_loss, box_loss
         self.normalizer, self.momentum, self.box_weight = normalizer, momentum, box_weight
         self.mining, self.coding = mining, tuple(coding)
+        self.balance = Fixed() if balance is None else balance
         # Of one dimension: torch.compile drops changes of 0-dimensional float64 buffers.
         self.register_buffer("positives", torch.full((1,), initial, dtype=torch.float64))
 
@@ -110,7 +141,7 @@ class DetectionLoss(nn.Module):
         own = anchors[anchor] if anchors.ndim == 2 else anchors[image, anchor]
         found = self._boxes(offsets[image, anchor], own, boxes)
         boxwise = self.box_weight * found / divisor
-        return Terms(classes + boxwise, classes, boxwise)
+        return Terms(self.balance(torch.stack([classes, boxwise])), classes, boxwise)
 
     def _elements(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and targets (B, K, A) as the class loss takes them; see `class_counts_of`."""

@@ -14,7 +14,7 @@ from losslab.datasets.detection.annotations import Annotations
 from losslab.datasets.detection.augment import augment, flip
 from losslab.datasets.detection.base import DetectionSplit
 from losslab.errors import BadInput
-from losslab.experiments.building import build_box_loss, build_loss, build_model
+from losslab.experiments.building import build_model
 from losslab.experiments.data import Examples, Images, run_data
 from losslab.experiments.detection.anchors import (
     Anchors,
@@ -31,9 +31,13 @@ from losslab.experiments.detection.assignment import (
 )
 from losslab.experiments.detection.detections import DetectionSettings, detect
 from losslab.experiments.detection.found import Detections, join
-from losslab.experiments.detection.loss import DetectionLoss, class_counts_of, class_reduction
+from losslab.experiments.detection.loss import (
+    DetectionLoss,
+    Terms,
+    class_counts_of,
+    detection_loss,
+)
 from losslab.experiments.detection.metrics import detection_metrics
-from losslab.experiments.detection.mining import MiningSettings
 from losslab.experiments.models.retinanet import RetinaNet
 from losslab.experiments.models.two_stage import TwoStage
 from losslab.experiments.states import Job
@@ -60,6 +64,12 @@ class DetectorParts(Parts):
     jitter: tuple[float, float] | None
 
     def batch_loss(self, job: Job, batch: Tensor, epoch: int) -> Tensor:
+        """What a batch of images trains; a balance of its losses that learns, learns of them."""
+        terms = self.batch_terms(job, batch, epoch)
+        self.loss.balance.adapt(torch.stack([terms.classes, terms.boxes]), self.model.last_shared())
+        return terms.total
+
+    def batch_terms(self, job: Job, batch: Tensor, epoch: int) -> Terms:
         """Class loss and box loss of a batch of images, mirrored and scaled at random."""
         train = _split(self.data.train)
         rows = batch.cpu().numpy()
@@ -68,18 +78,17 @@ class DetectorParts(Parts):
         boxes = torch.from_numpy(matched_boxes(targets.matched, annotations)).to(job.device)
         pixels = torch.from_numpy(images).to(job.device)
         labels = torch.from_numpy(targets.labels).to(job.device)
-        return self.loss_of(pixels, annotations, labels, boxes)
+        return self.terms_of(pixels, annotations, labels, boxes)
 
-    def loss_of(
+    def terms_of(
         self, images: Tensor, annotations: Annotations, labels: Tensor, boxes: Tensor
-    ) -> Tensor:
-        """The loss of images as they are: labels (B, A), boxes (P, 4) of the positive anchors."""
+    ) -> Terms:
+        """The losses of images as they are: labels (B, A), boxes (P, 4) of positive anchors."""
         logits, offsets = self.model(images)
-        terms = self.loss(
+        terms: Terms = self.loss(
             logits, offsets, self.anchor_boxes(logits), labels, boxes.to(offsets.dtype)
         )
-        total: Tensor = terms.total
-        return total
+        return terms
 
     def _batch(
         self, train: DetectionSplit, rows: np.ndarray, random: np.random.Generator
@@ -186,7 +195,11 @@ def prepare_detector(job: Job) -> DetectorParts:
     return kind(
         data,
         model.to(job.device, precision),
-        _loss(job, class_counts_of(counts, int((labels == BACKGROUND).sum()))).to(job.device),
+        detection_loss(
+            job.config["loss"],
+            settings,
+            class_counts_of(counts, int((labels == BACKGROUND).sum())),
+        ).to(job.device),
         job.config["training"],
         anchors,
         assignment,
@@ -225,23 +238,6 @@ def make_detector(
 def assignment_of(settings: Mapping[str, Any]) -> AssignmentSettings:
     """How the section `detector` of a configuration assigns anchors."""
     return AssignmentSettings(settings["positive"], settings["negative"], settings["best_from"])
-
-
-def _loss(job: Job, counts: np.ndarray) -> DetectionLoss:
-    """The loss of a job; losses that weigh classes count their positive anchors."""
-    settings = job.config["detector"]
-    mining = settings["mining"] and MiningSettings(**settings["mining"])
-    config = {**job.config["loss"], "reduction": class_reduction(settings["normalizer"], mining)}
-    try:
-        return DetectionLoss(
-            build_loss(config, Detection(len(counts)), counts),
-            build_box_loss(settings["box_loss"]),
-            normalizer=settings["normalizer"],
-            box_weight=settings["box_weight"],
-            mining=mining,
-        )
-    except (BadInput, TypeError, ValueError) as error:
-        raise BadInput(f"loss: cannot be built: {error}") from error
 
 
 def _set_prior(model: RetinaNet | TwoStage, prior: bool | float, shares: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""A trained detector once more on images: the logits of all anchors, which no run stores."""
+"""A trained detector once more on images: the logits of all that it classifies, not stored."""
 
 from collections.abc import Iterator
 
@@ -6,11 +6,11 @@ import numpy as np
 import torch
 
 from losslab.datasets.detection.base import DetectionSplit
-from losslab.errors import BadInput
 from losslab.experiments.detection.anchors import make_anchors
 from losslab.experiments.detection.assignment import assign_all
 from losslab.experiments.detection.parts import EVALUATION_IMAGES, assignment_of, make_detector
-from losslab.experiments.models.retinanet import RetinaNet
+from losslab.experiments.detection.two_stage import assign_proposals
+from losslab.experiments.models.two_stage import TwoStage
 from losslab.experiments.states import Job
 from losslab.experiments.training import load_weights
 
@@ -20,14 +20,11 @@ def replay(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Logits (b, A, K) and labels (b, A), as `Targets` has them, of `split`, some images at a time.
 
-    `weights` are those that a confirmation run of this job stored. On the CPU, in float32.
-
-    Raises `BadInput` where the job's model is no dense detector.
+    They are of the anchors, or of the proposals in two stages. `weights` are those that a
+    confirmation run of this job stored. On the CPU, in float32.
     """
     shape = tuple(split.images.shape[1:])
     model = make_detector(job, classes, shape, np.ones(classes, dtype=np.int64))
-    if not isinstance(model, RetinaNet):
-        raise BadInput(f"{job.config['model']['name']} classifies proposals, not anchors")
     load_weights(model, weights)
     anchors = make_anchors(model.anchor_settings, *shape[1:])
     assignment = assignment_of(job.config["detector"])
@@ -35,6 +32,12 @@ def replay(
     with torch.no_grad():
         for begin in range(0, len(split), EVALUATION_IMAGES):
             part = np.arange(begin, min(begin + EVALUATION_IMAGES, len(split)))
-            logits, _ = model(torch.from_numpy(np.ascontiguousarray(split.images[part])))
-            targets = assign_all(anchors, split.annotations.take(part), assignment)
-            yield logits.float().numpy(), targets.labels
+            images = torch.from_numpy(np.ascontiguousarray(split.images[part]))
+            annotations = split.annotations.take(part)
+            if isinstance(model, TwoStage):
+                logits, _, proposals = model(images)
+                labels, _ = assign_proposals(proposals, annotations)
+            else:
+                logits, _ = model(images)
+                labels = assign_all(anchors, annotations, assignment).labels
+            yield logits.float().numpy(), labels

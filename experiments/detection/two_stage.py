@@ -10,7 +10,7 @@ from losslab.datasets.detection.annotations import Annotations
 from losslab.experiments.detection.assignment import IGNORED, AssignmentSettings, assign
 from losslab.experiments.detection.detections import detect_from
 from losslab.experiments.detection.found import Detections
-from losslab.experiments.detection.loss import DetectionLoss
+from losslab.experiments.detection.loss import DetectionLoss, Terms
 from losslab.experiments.detection.parts import DetectorParts
 from losslab.experiments.models.two_stage import Proposals, TwoStage, with_truth
 from losslab.losses import LOSSES
@@ -28,10 +28,10 @@ class TwoStageParts(DetectorParts):
     second stage, whose elements are the proposals.
     """
 
-    def loss_of(
+    def terms_of(
         self, images: Tensor, annotations: Annotations, labels: Tensor, boxes: Tensor
-    ) -> Tensor:
-        """Both stages' loss."""
+    ) -> Terms:
+        """The second stage's losses; both stages' in `total`."""
         assert isinstance(self.model, TwoStage)
         levels = self.model.first.levels(images)
         logits, offsets = self.model.first.heads(levels)
@@ -52,8 +52,7 @@ class TwoStageParts(DetectorParts):
             torch.from_numpy(own).to(scores.device),
             torch.from_numpy(matched).to(shifts),
         )
-        total: Tensor = first.total + second.total
-        return total
+        return Terms(first.total + second.total, second.classes, second.boxes)
 
     def infer(
         self, images: Tensor, sizes: np.ndarray, annotations: Annotations

@@ -18,6 +18,18 @@ MODELS = Registry(
             "Small convolutional network over images.",
             "losslab.experiments.models.cnn:build",
         ),
+        "resnet": (
+            "Residual network over small images, with or without its shortcuts.",
+            "losslab.experiments.models.resnet_classifier:build",
+        ),
+        "gan": (
+            "A generator and a discriminator of rows, for the task of generation.",
+            "losslab.experiments.models.gan:build",
+        ),
+        "pspnet": (
+            "Segmentation: dilated ResNet, pyramid pooling, auxiliary head in training only.",
+            "losslab.experiments.models.pspnet:build",
+        ),
         "retinanet": (
             "One-stage detector: compact ResNet, feature pyramid, shared class and box subnets.",
             "losslab.experiments.models.retinanet:build",

@@ -22,6 +22,7 @@ class FPN(nn.Module):
         self.smooth = nn.ModuleList([nn.Conv2d(width, width, 3, padding=1) for _ in channels])
         fans = [channels[-1], *[width] * (extra - 1)][:extra]
         self.extra = nn.ModuleList([nn.Conv2d(fan, width, 3, 2, padding=1) for fan in fans])
+        self.activation = nn.ReLU()
         for layer in [*self.lateral, *self.smooth, *self.extra]:
             assert isinstance(layer, nn.Conv2d)
             assert layer.bias is not None
@@ -44,6 +45,6 @@ class FPN(nn.Module):
         ]
         features = maps[-1]
         for index, layer in enumerate(self.extra):
-            features = layer(F.relu(features) if index else features)
+            features = layer(self.activation(features) if index else features)
             levels.append(features)
         return levels

@@ -6,9 +6,8 @@ from typing import Literal
 from torch import nn
 
 from losslab.errors import BadInput
+from losslab.experiments.models.activations import ACTIVATIONS, Activation
 from losslab.experiments.models.heads import last_layer
-
-ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
 
 
 def build(
@@ -16,10 +15,15 @@ def build(
     outputs: int,
     *,
     hidden: list[int] | None = None,
-    activation: Literal["relu", "gelu", "tanh"] = "relu",
+    depth: int | None = None,
+    width: int | None = None,
+    activation: Activation = "relu",
     head: Literal["linear", "cosine"] = "linear",
 ) -> nn.Module:
     """Linear layers of the `hidden` widths (default 64, 64; [] for a linear model).
+
+    `depth` hidden layers of `width` (64) units say the same in numbers that can be searched or be
+    levels.
 
     It acts on the last dimension, so rows (n, d) and anchors (n, anchors, d) both work; images
     (n, channels, height, width) are flattened. `head: cosine` ends in cosines of normalised
@@ -32,15 +36,26 @@ def build(
       (2): Linear(in_features=8, out_features=1, bias=True)
     )
     """
-    hidden = [64, 64] if hidden is None else hidden
-    if any(width < 1 for width in hidden):
-        raise BadInput(f"hidden: widths must be at least 1, got {hidden}")
     layers: list[nn.Module] = []
-    width = input_shape[-1]
+    size = input_shape[-1]
     if len(input_shape) == 3:
         layers.append(nn.Flatten())
-        width = input_shape[0] * input_shape[1] * input_shape[2]
-    for units in hidden:
-        layers += [nn.Linear(width, units), ACTIVATIONS[activation]()]
-        width = units
-    return nn.Sequential(*layers, last_layer(head, width, outputs))
+        size = input_shape[0] * input_shape[1] * input_shape[2]
+    for units in _widths(hidden, depth, width):
+        layers += [nn.Linear(size, units), ACTIVATIONS[activation]()]
+        size = units
+    return nn.Sequential(*layers, last_layer(head, size, outputs))
+
+
+def _widths(hidden: list[int] | None, depth: int | None, width: int | None) -> list[int]:
+    """The widths of the hidden layers; `BadInput` where they are told twice or make no sense."""
+    if hidden is not None and (depth is not None or width is not None):
+        raise BadInput("hidden: give either the widths, or depth and width")
+    if depth is not None and depth < 0:
+        raise BadInput(f"depth: must be at least 0, got {depth}")
+    if hidden is None:
+        hidden = [64 if width is None else width] * (2 if depth is None else depth)
+    if any(units < 1 for units in hidden):
+        where = "hidden: widths" if width is None else "width:"
+        raise BadInput(f"{where} must be at least 1, got {hidden if width is None else width}")
+    return hidden

@@ -3,53 +3,16 @@
 from collections.abc import Callable, Sequence
 from typing import Literal, cast
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from losslab.errors import BadInput
+from losslab.experiments.models.batch_norm import FrozenBatchNorm
 
 NormMode = Literal["train", "frozen", "group"]
 Block = Literal["basic", "bottleneck"]
 EXPANSION = {"basic": 1, "bottleneck": 4}
 # GroupNorm's channels a group; Wu and He, ECCV 2018, table 3, find 2 to 64 alike on a wide network.
 GROUP = 8
-
-
-class FrozenBatchNorm(nn.Module):
-    """Batch norm that neither learns nor follows the batch: a fixed scale and shift per channel.
-
-    Weight, bias, running mean and variance are buffers of the names that `nn.BatchNorm2d` gives
-    them, so that a state of one can be loaded; as it is made it does nothing but divide by
-    sqrt(1 + eps). Evaluation mode of an `nn.BatchNorm2d` is not enough for this: its weight and
-    bias would still train.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    running_mean: Tensor
-    running_var: Tensor
-
-    def __init__(self, channels: int, eps: float = 1e-5):
-        super().__init__()
-        self.eps = eps
-        self.register_buffer("weight", torch.ones(channels))
-        self.register_buffer("bias", torch.zeros(channels))
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Features (B, channels, H, W), scaled and shifted."""
-        return F.batch_norm(
-            features,
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            False,
-            0,
-            self.eps,
-        )
 
 
 def norm_of(mode: NormMode) -> Callable[[int], nn.Module]:
@@ -67,11 +30,20 @@ class Residual(nn.Module):
     """One block of He et al. (CVPR 2016, section 3.3): two 3 × 3 convolutions, or a bottleneck.
 
     A bottleneck is 1 × 1, 3 × 3 with the stride (as torchvision has it), and 1 × 1 to four times
-    `width` channels. Where the shape changes, the shortcut is a 1 × 1 convolution.
+    `width` channels. Where the shape changes, the shortcut is a 1 × 1 convolution. Without
+    `shortcuts` it is the same branch alone, a block of a plain network. `dilation` is that of the
+    3 × 3 convolutions.
     """
 
     def __init__(
-        self, inputs: int, width: int, stride: int, block: Block, norm: Callable[[int], nn.Module]
+        self,
+        inputs: int,
+        width: int,
+        stride: int,
+        block: Block,
+        norm: Callable[[int], nn.Module],
+        shortcuts: bool = True,
+        dilation: int = 1,
     ):
         super().__init__()
         outputs = width * EXPANSION[block]
@@ -81,15 +53,21 @@ class Residual(nn.Module):
             plan = [(inputs, width, 1, 1), (width, width, 3, stride), (width, outputs, 1, 1)]
         layers: list[nn.Module] = []
         for fan_in, fan_out, kernel, step in plan:
-            layers += [_convolution(fan_in, fan_out, kernel, step), norm(fan_out), nn.ReLU()]
+            convolution = _convolution(fan_in, fan_out, kernel, step, dilation)
+            layers += [convolution, norm(fan_out), nn.ReLU()]
         self.branch = nn.Sequential(*layers[:-1])
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or inputs != outputs:
+        self.activation = nn.ReLU()
+        self.shortcut: nn.Module | None = nn.Identity() if shortcuts else None
+        if shortcuts and (stride != 1 or inputs != outputs):
             self.shortcut = nn.Sequential(_convolution(inputs, outputs, 1, stride), norm(outputs))
 
     def forward(self, features: Tensor) -> Tensor:
-        """relu(branch + shortcut)."""
-        return F.relu(self.branch(features) + self.shortcut(features))
+        """activation(branch + shortcut), or activation(branch); as it is built, a ReLU."""
+        branch: Tensor = self.branch(features)
+        if self.shortcut is not None:
+            branch = branch + self.shortcut(features)
+        found: Tensor = self.activation(branch)
+        return found
 
 
 class ResNet(nn.Module):
@@ -99,6 +77,10 @@ class ResNet(nn.Module):
     ResNet-50 [3, 4, 6, 3] of `bottleneck`. Stage i has width · 2^i channels (times 4 for
     bottlenecks). The stem is a 3 × 3 convolution of stride 2 and a 3 × 3 maximum of stride 2; the
     7 × 7 one of the paper is for images of 224 pixels. Initial weights: He et al., ICCV 2015.
+
+    With `output_stride`, stages that would go beyond that stride keep the size of their maps, and
+    their 3 × 3 convolutions are dilated by as much (Yu and Koltun, ICLR 2016), all of them, as in
+    PSPNet's code.
     """
 
     def __init__(
@@ -109,6 +91,7 @@ class ResNet(nn.Module):
         blocks: Sequence[int] = (1, 1, 1, 1),
         block: Block = "basic",
         norm: NormMode = "train",
+        output_stride: int | None = None,
     ):
         super().__init__()
         if problems := backbone_problems(width, blocks, norm):
@@ -119,13 +102,16 @@ class ResNet(nn.Module):
         )
         self.stages = nn.ModuleList()
         self.channels = [width * 2**i * EXPANSION[block] for i in range(len(blocks))]
-        self.strides = [4 * 2**i for i in range(len(blocks))]
+        whole = [4 * 2**i for i in range(len(blocks))]
+        self.strides = [min(stride, output_stride or stride) for stride in whole]
         channels = width
         for i, number in enumerate(blocks):
             stage: list[nn.Module] = []
+            dilation = whole[i] // self.strides[i]
             for j in range(number):
-                stride = 2 if i > 0 and j == 0 else 1
-                stage.append(Residual(channels, width * 2**i, stride, block, make))
+                stride = self.strides[i] // self.strides[i - 1] if i > 0 and j == 0 else 1
+                inner = width * 2**i
+                stage.append(Residual(channels, inner, stride, block, make, dilation=dilation))
                 channels = self.channels[i]
             self.stages.append(nn.Sequential(*stage))
 
@@ -151,8 +137,16 @@ def backbone_problems(width: int, blocks: Sequence[int], norm: str) -> list[str]
     return problems
 
 
-def _convolution(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Conv2d:
+def small_stem(inputs: int, width: int, norm: Callable[[int], nn.Module]) -> nn.Module:
+    """The first layer for small images: a 3 × 3 convolution of stride 1, norm, ReLU."""
+    return nn.Sequential(_convolution(inputs, width, 3, 1), norm(width), nn.ReLU())
+
+
+def _convolution(
+    inputs: int, outputs: int, kernel: int, stride: int, dilation: int = 1
+) -> nn.Conv2d:
     """Without a bias, since a norm follows."""
-    layer = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+    padding = kernel // 2 * dilation
+    layer = nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, bias=False)
     nn.init.kaiming_normal_(cast(Tensor, layer.weight), mode="fan_out", nonlinearity="relu")
     return layer

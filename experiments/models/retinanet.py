@@ -142,6 +142,15 @@ class RetinaNet(nn.Module):
         with torch.no_grad():
             bias.copy_(torch.logit(probabilities.double()).repeat(len(bias) // self.classes))
 
+    def last_shared(self) -> list[Tensor]:
+        """The weights of the last layers that both subnets share: the pyramid's, by level."""
+        return [layer.weight for layer in (*self.pyramid.smooth, *self.pyramid.extra)]
+
+    def shared(self) -> list[nn.Parameter]:
+        """All that trains of what both subnets share: backbone and pyramid."""
+        both = [*self.backbone.parameters(), *self.pyramid.parameters()]
+        return [parameter for parameter in both if parameter.requires_grad]
+
     def grids(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
         """Rows and columns of each level for images of this size."""
         return grid_of(self.anchor_settings, height, width)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -116,6 +116,16 @@ class TwoStage(nn.Module):
         """Let every proposal start at these probabilities of the classes (K,)."""
         with torch.no_grad():
             self.scores.bias.copy_(torch.logit(probabilities.double()))
+
+    def last_shared(self) -> list[Tensor]:
+        """The weights of the last layer that classes and boxes of the second stage share."""
+        layer = self.trunk[-2]
+        assert isinstance(layer, nn.Linear)
+        return [cast(nn.Parameter, layer.weight)]
+
+    def shared(self) -> list[nn.Parameter]:
+        """All that trains of what classes and boxes of the second stage share."""
+        return [*self.first.shared(), *self.trunk.parameters()]
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Proposals]:
         """Class logits (B, N, K) and box offsets (B, N, 4) of the images' N proposals."""

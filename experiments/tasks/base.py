@@ -1,25 +1,59 @@
 """What every task answers: links, output sizes, logits and targets for losses and metrics."""
 
+import sys
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Link = Literal["sigmoid", "softmax"]
+from losslab.losses import LOSSES
+from losslab.registry import Registry
+
+#: What turns outputs into probabilities; "identity" where there are none.
+Link = Literal["sigmoid", "softmax", "identity"]
+
+
+class WithAuxiliary(NamedTuple):
+    """What a model with an auxiliary head gives in training; in evaluation it gives `main` alone.
+
+    The training loss is that of `main` plus `weight` times that of `auxiliary` (deep supervision:
+    Lee et al., AISTATS 2015; Zhao et al., CVPR 2017, section 3.3). Both have the same layout.
+    """
+
+    main: Tensor
+    auxiliary: Tensor
+    weight: float
 
 
 class Task:
     """One kind of problem with a number of classes (background included, but in detection).
 
     `default_link` is the link of arms that name none, `default_reduction` the reduction of losses
-    that name none, and `ignore_index` the target of elements that do not count.
+    that name none, and `ignore_index` the target of elements that do not count. `primary` is the
+    metric that decides where a study names none, `measures` the kinds of metrics that have a
+    meaning here, `losses` the registry of its losses and `plain_loss` that of the standing
+    baseline.
+
+    `most_stored`: of how many elements of a split a confirmation run keeps the outputs, at most.
+
+    `prepares` and `judges` are the places (module:function) of what makes a job's
+    `training.Parts`, and of what makes its `confirmation.Verdict`; a new kind of task brings its
+    own and leaves the runner alone. `alone` says why its trainings are never stacked, if so.
     """
 
     kind: ClassVar[str]
     default_reduction: ClassVar[str]
     ignore_index: ClassVar[int] = -1
+    primary: ClassVar[str] = "average_precision"
+    measures: ClassVar[frozenset[str]] = frozenset({"ranking", "probability", "decision"})
+    plain_loss: ClassVar[str] = "ce"
+    losses: ClassVar[Registry] = LOSSES
+    prepares: ClassVar[str] = "losslab.experiments.elements:prepare_elements"
+    judges: ClassVar[str] = "losslab.experiments.confirmation:judge_elements"
+    alone: ClassVar[str] = ""
+    most_stored: ClassVar[int] = sys.maxsize
 
     def __init__(self, num_classes: int):
         self.num_classes = num_classes

@@ -13,6 +13,11 @@ class Detection(Task):
     kind = "detection"
     default_reduction = "sum"
     ignore_index = -100
+    primary = "ap"
+    measures = frozenset({"detection"})
+    prepares = "losslab.experiments.detection.parts:prepare_detector"
+    judges = "losslab.experiments.detection.judging:judge_detector"
+    alone = "a detector keeps a core busy by itself"
 
     @property
     def default_link(self) -> Link:

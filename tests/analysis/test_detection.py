@@ -14,18 +14,25 @@ from losslab import run_study
 from losslab.analysis.anchor_scores import anchor_scores
 from losslab.analysis.curves import cumulative_loss
 from losslab.analysis.detections import break_even_score, detector_runs, match
-from losslab.analysis.figures import detections, detectors
+from losslab.analysis.figures import detections, detectors, task_gradients
 from losslab.analysis.figures.catalogue import STUDY_FIGURES
+from losslab.analysis.held_out_images import image_names
 from losslab.analysis.report import cumulative_source
 from losslab.analysis.report.paper_figures import draw_figure_4
 from losslab.analysis.tables.catalogue import study_tables
 from losslab.datasets.detection.annotations import Annotations
 from losslab.errors import BadInput
+from losslab.experiments.config import load_study
 from losslab.experiments.data import dataset_for, held_out
+from losslab.experiments.detection.assignment import IGNORED
 from losslab.experiments.detection.found import join
+from losslab.experiments.detection.loss import DetectionLoss
 from losslab.experiments.detection.parts import prepare_detector
+from losslab.experiments.detection.replaying import replay
+from losslab.experiments.preflight import first_job
 from losslab.experiments.states import Job
 from losslab.experiments.training import load_weights
+from losslab.selected import best
 
 STUDY = {
     "study": "boxes",
@@ -130,6 +137,13 @@ def test_every_box_is_drawn_as_what_it_is(better):
     assert f"{len(split.annotations.labels)} in all 8 test images" in caption
 
 
+def test_images_are_called_by_their_files_where_they_have_some(monkeypatch, better):
+    split = dataset_for(better.study["arms"]["ce"]["config"]["dataset"], 0)
+    assert image_names(better, "ce", [3]) == ["image 3"]
+    monkeypatch.setattr(split, "names", ["a.jpg", "b.jpg"], raising=False)
+    assert image_names(better, "ce", [1, 0]) == ["b.jpg", "a.jpg"]
+
+
 def test_images_are_chosen_by_the_rule(better):
     figure = detections.detections_figure(better)
     told = [axis.get_ylabel().split("\n") for axis in figure.axes if axis.get_ylabel()]
@@ -211,6 +225,27 @@ def test_speed_is_drawn_where_models_differ(frames):
     assert "n = 2 runs" in detectors.speed_caption(frames)
 
 
+def test_shares_of_the_gradient_are_drawn_from_before_the_first_epoch_on(frames):
+    assert task_gradients.task_gradients_figure(frames) is None
+    random, epochs = np.random.default_rng(1), frames.epochs.copy()
+    for when in ("initial", "record"):
+        for key in ("boxes_share", "boxes_weight", "classes_weight"):
+            epochs[f"{when}/task_gradients/{key}"] = random.uniform(0.1, 0.9, len(epochs))
+    known = replace(frames, epochs=epochs)
+    left, right = task_gradients.task_gradients_figure(known).axes
+    own = epochs[(epochs["phase"] == "confirm") & (epochs["arm"] == "focal")]
+    place = frames.arms.index("focal")
+    shares = [own[f"{when}/task_gradients/boxes_share"].mean() for when in ("initial", "record")]
+    np.testing.assert_allclose(left.get_lines()[place].get_ydata(), shares)
+    factors = [
+        np.exp(np.log(own[f"{w}/task_gradients/boxes_weight"]
+                      / own[f"{w}/task_gradients/classes_weight"]).mean())
+        for w in ("initial", "record")
+    ]  # fmt: skip
+    np.testing.assert_allclose(right.get_lines()[place].get_ydata(), factors)
+    assert "n = 2 runs an arm" in task_gradients.task_gradients_caption(known)
+
+
 def test_other_studies_have_none_of_these(study):
     writer = study({"ce": 0.0, "focal": 0.0}, seeds=2)
     writer.build(search=False)
@@ -246,6 +281,20 @@ def test_figure_4_has_every_anchor_of_the_test_images(frames, tmp_path):
     assert f"{100 * last['background_99_fraction']:.2g} % of the background" in drawn.caption
 
 
+def test_of_two_stages_figure_4_has_the_proposals():
+    loaded = load_study({**STUDY, "model": {"name": "two_stage", "width": 4, "channels": 8,
+                                            "proposals": 16}, "arms": ["ce"]})  # fmt: skip
+    job = first_job(loaded, loaded.arms["ce"], "cpu")
+    parts = prepare_detector(job)
+    test, _ = held_out(job.config["dataset"], job.study_seed, job.run_seed, "cpu")
+    _, logits, labels = parts.evaluate(test)
+    again = list(replay(job, parts.model.state_dict(), test.split, 3))
+    known = np.concatenate([part[1] for part in again])
+    np.testing.assert_array_equal(known, labels)
+    replayed = np.concatenate([part[0] for part in again])
+    np.testing.assert_array_equal(replayed[known != IGNORED], logits[known != IGNORED])
+
+
 def test_more_images_and_a_sample_of_the_background(frames):
     _, outputs = cumulative_source(frames)
     whole = anchor_scores(frames, outputs)
@@ -262,6 +311,16 @@ def test_more_images_and_a_sample_of_the_background(frames):
     assert (again.logits == some.logits).all()
     with pytest.raises(BadInput, match="cannot be read"):
         anchor_scores(frames, outputs.with_name("nothing.npz"))
+
+
+def test_bests_python_builds_the_whole_loss_of_a_detector(frames):
+    code = best("boxes", str(frames.folder.parent), "focal").split("# As Python:")[1]
+    given = {}
+    exec(code, given)
+    loss, _ = given["make_focal"](torch.nn.Linear(2, 2), np.array([4, 5, 6]))
+    assert isinstance(loss, DetectionLoss)
+    assert (loss.class_loss.reduction, loss.normalizer) == ("sum", "positives")
+    assert loss.class_loss.gamma == 1
 
 
 def test_the_table_has_what_was_recorded(frames):

@@ -46,7 +46,9 @@ FOCAL = {"name": "focal", "gamma": 2, "alpha": 0.25}
           "b": {"loss": {"name": "ghm_c", "bins": 20}}}, [34.6, 35.2]),
         ({"a": {"loss": {"name": "ghm_c", "bins": 30}},
           "b": {"loss": {"name": "ghm_c", "bins": 30},
-                "detector": {"box_loss": {"name": "ghm_r"}}}}, [35.8, 36.4]),
+                "detector": {"box_loss": {"name": "ghm_r"}}},
+          "c": {"loss": {"name": "ghm_c", "bins": 30},
+                "detector": {"box_loss": {"name": "asl1"}}}}, [35.8, 36.4, 35.7]),
         # the papers' detectors have prior initialisation; a tuned gamma names no row
         ({"a": {"loss": FOCAL | {"gamma": 1}, "model": {"prior_init": False}},
           "b": {"loss": FOCAL, "space": {"loss.gamma": {}}}}, None),

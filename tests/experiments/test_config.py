@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from losslab.errors import BadInput
 from losslab.experiments.changes import changed_keys
 from losslab.experiments.config import load_study
-from losslab.experiments.consistency import slug
+from losslab.experiments.folder import slug
 from losslab.experiments.preflight import preflight
 from losslab.experiments.reading import apply_overrides, normalise, read_yaml, shipped_studies
 from losslab.experiments.spaces import (

@@ -259,4 +259,7 @@ def test_every_metric_says_direction_and_kind():
             ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar_100", "anchor_ap"),
             ("maximize", "detection"),
         ),
+        **dict.fromkeys(("mode_coverage", "high_quality"), ("maximize", "generation")),
+        "mode_divergence": ("minimize", "generation"),
+        **dict.fromkeys(("miou", "pixel_accuracy", "iou"), ("maximize", "segmentation")),
     }  # fmt: skip

@@ -21,20 +21,32 @@ SMOKE = {
         "dataset.anchors=1024", "dataset.background_per_foreground=100",
     ],
     "digits": [],
+    "sklearn_table": [],
     "scenes": ["dataset.train_images=8", "dataset.validation_images=4", "dataset.test_images=4",
                "dataset.objects_per_image=3", "search.rungs=null"],
+    "scene_masks": ["dataset.train_images=8", "dataset.validation_images=4",
+                    "dataset.test_images=4", "dataset.size=32", "dataset.largest=24",
+                    "search.rungs=null"],
     "clusters": ["dataset.examples=2000", "dataset.validation_examples=400",
                  "dataset.test_examples=400"],
     "voc": ["dataset.size=64", "search.rungs=null"],
+    "modes": ["dataset.examples=512", "dataset.validation_examples=400",
+              "dataset.test_examples=400"],
     None: [],
 }  # fmt: skip
 
+
+# And its model, where that is large.
+SMALLER = {"shortcuts": ["model.blocks=[1, 1, 1]"]}
 
 REPORTED = ("quickstart", "alpha", "imbalance")  # one whole, one sweep, one with levels
 
 
 # Detectors take a second a training; what these have of their own is in the others too.
 SLOW = [n for n in shipped_studies() if n.startswith("detect_") and n != "detect_ghm_boxes"]
+SLOW += ["pspnet_pooling"]
+SLOW += ["vanishing", "regularization"]  # 30 and 8 arms that train one by one
+SLOW += ["batch_norm"]  # 20 arms that train one by one
 
 
 @pytest.mark.parametrize(
@@ -45,7 +57,7 @@ def test_a_shipped_study_runs_in_a_smoke_size(name, home, request, monkeypatch):
         request.getfixturevalue("no_report")
     content = read_yaml(shipped_studies()[name])
     dataset, repeats = content.get("dataset", {}), min(content["search"].get("repeats", 1), 2)
-    overrides = SMOKE[dataset if isinstance(dataset, str) else dataset.get("name")]
+    overrides = smoke_of(name)
     if "voc" in str(dataset):  # somebody's own photographs
         overrides = [*overrides, f"dataset.path={request.getfixturevalue('cells')}"]
         monkeypatch.setenv("LOSSLAB_CACHE", str(home.with_name("cache")))
@@ -68,9 +80,9 @@ def test_a_shipped_study_runs_in_a_smoke_size(name, home, request, monkeypatch):
 
 
 @pytest.mark.parametrize("name", SLOW)
-def test_the_arms_of_a_detection_study_train(name):
+def test_the_arms_of_a_slow_study_train(name):
     """One step of each arm at its defaults."""
-    preflight(load_study(name, SMOKE["scenes"]), "cpu")
+    preflight(load_study(name, smoke_of(name)), "cpu")
 
 
 def test_broken_photographs_stop_a_study_unless_they_are_skipped(cells, home, capsys, monkeypatch):
@@ -93,6 +105,13 @@ def test_a_dry_run_tells_what_was_read(cells, tmp_path, monkeypatch):
     assert "images: 12 train, 6 validation, 6 test, each stored as 64 x 64 pixels" in told
     assert "objects to train on: Platelets: 12, RBC: 11, WBC: 12" in told
     assert "left out of the data as broken: 1 (box without area: 1), listed in study.json" in told
+
+
+def smoke_of(name):
+    """The overrides that make a shipped study's dataset and model small."""
+    dataset = read_yaml(shipped_studies()[name]).get("dataset", {})
+    kind = dataset if isinstance(dataset, str) else dataset.get("name")
+    return [*SMOKE[kind], *SMALLER.get(name, [])]
 
 
 def two_levels(content):

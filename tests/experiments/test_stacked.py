@@ -711,7 +711,7 @@ def test_stacked_optimisers_are_torchs(name, clip):
         for _ in settings
     ]
     rates = torch.tensor([0.1, 0.01, 0.3], dtype=torch.float64)
-    theirs = [build_optimizer(s, m) for s, m in zip(settings, models, strict=True)]
+    theirs = [build_optimizer(s, m, nn.Identity()) for s, m in zip(settings, models, strict=True)]
     columns = Columns(shapes)
 
     def step():

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from losslab.errors import BadInput
-from losslab.experiments import training
+from losslab.experiments import elements, training
 from losslab.experiments.building import (
     ForeignLoss,
     build_loss,
@@ -333,7 +333,7 @@ def test_a_failing_machine_is_not_taken_for_a_bad_configuration(error, monkeypat
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(training, "_step", fail)
+    monkeypatch.setattr(elements.ElementParts, "step", fail)
     with pytest.raises(type(error)):
         advance(start(make_job()), 1)
 
@@ -461,7 +461,7 @@ def test_validation_examples_have_their_ids():
     job = make_job()
     data = run_data(job.config["dataset"], 0, 7, "cpu")
     parts = prepare(job)
-    _, targets, ids = training.logits_and_targets(
+    _, targets, ids = elements.logits_and_targets(
         parts.model, data.validation, parts.task, job.link
     )
     assert ids.tolist() == data.validation.ids.tolist()

@@ -11,6 +11,7 @@ from torch.func import functional_call, vmap
 from losslab.errors import BadInput
 from losslab.losses.cross_entropy import CrossEntropy
 from losslab.losses.ghm import GHMC, GHMR
+from losslab.losses.smooth_l1 import AuthenticSmoothL1
 
 
 def draw(link, seed=0, shape=(40, 4)):
@@ -198,6 +199,7 @@ def test_smooth_l1_against_mpmath(mu):
     points = [0.0, 1e-9, 1e-5, 3e-3, 0.02, 0.5, 40.0, 1e4, 1e25]
     d = torch.tensor(points + [-p for p in points], requires_grad=True)
     loss = GHMR(mu=mu, bins=1, reduction="none")(d, torch.zeros_like(d))
+    assert torch.equal(loss, AuthenticSmoothL1(mu=mu, reduction="none")(d, torch.zeros_like(d)))
     (slope,) = torch.autograd.grad(loss.sum(), d)
     for i, point in enumerate(d.tolist()):
         with mpmath.workdps(60):

@@ -200,6 +200,11 @@ def test_a_message_has_at_most_some_hundred_lines(coco_folder):
     assert told[0].startswith("annotations: 160 problems in the data (box outside the image: 160")
     assert len(told) == 103
     assert told[-2].strip() == "and 60 more"
+    # and of every kind of problem its first ones, however many there are of another kind
+    (coco_folder / "11.png").write_bytes(b"")
+    told = message(coco_folder)
+    assert "11.png: cannot identify image file" in told
+    assert "and 61 more" in told
 
 
 def test_boxes_a_pixel_over_the_border_are_cut(coco_folder):
@@ -279,6 +284,14 @@ def test_a_folder_in_a_file_name_may_be_gone(coco_folder):
 
     change(coco_folder, images=rename)
     assert len(everything(data(coco_folder))) == 12
+
+
+def test_a_class_without_objects_in_a_split_is_told():
+    splits = {
+        name: {"images": 3, "class_counts": [5, n]} for name, n in (("train", 1), ("test", 0))
+    }
+    record = {"class_names": ["cell", "cel"], "splits": splits}
+    assert remarks(record) == ["no object of cel in the test images"]
 
 
 def test_what_a_person_should_hear_of(coco_folder):

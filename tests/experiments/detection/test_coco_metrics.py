@@ -1,6 +1,7 @@
 """COCO's metrics against pycocotools reading JSON files, and against cases known by hand."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -167,7 +168,58 @@ def test_mistakes_name_the_file(tmp_path):
     with pytest.raises(BadInput, match=r"results\.json: cannot be read"):
         coco_metrics_of_files(truth, results)
     results.write_text('[{"image_id": 7, "bbox": [0, 0, 1, 1], "category_id": 1, "score": 1}]')
-    with pytest.raises(BadInput, match=r"1 image ids are not in .* such as 7"):
+    with pytest.raises(BadInput, match=r"results\.json: result no\. 0: the image id 7 is not in"):
         coco_metrics_of_files(truth, results)
     with pytest.raises(BadInput, match="of 0 images"):
         coco_metrics(Annotations.of_images([[]], [[]]), Detections(np.zeros(1, int), *NONE))
+
+
+def small_files(folder, **changes):
+    """Annotations of one object, and a result that hits it; `changes` to either entry."""
+    truth, results = folder / "truth.json", folder / "results.json"
+    own = {"id": 0, "image_id": "a", "category_id": 3, "bbox": [1, 2, 30, 40]}
+    found = {"image_id": "a", "category_id": 3, "bbox": [1, 2, 30, 40], "score": 0.5}
+    content = {
+        "images": [{"id": "a"}],
+        "annotations": [{**own, **changes.get("truth", {})}],
+        "categories": [{"id": 3, "name": "cell"}],
+    }
+    truth.write_text(json.dumps(content))
+    results.write_text(json.dumps([{**found, **changes.get("found", {})}]))
+    return truth, results
+
+
+def test_an_object_counts_whatever_its_id_and_without_area(tmp_path):
+    """An id of 0 means "not matched" to the evaluators, and exports leave out area and iscrowd."""
+    values = coco_metrics_of_files(*small_files(tmp_path))
+    assert (values["ap"], values["ap/cell"], values["ap_medium"]) == (1, 1, 1)
+    small = coco_metrics_of_files(*small_files(tmp_path, truth={"area": 90}))
+    assert small["ap_small"] == 1
+    assert np.isnan(small["ap_medium"])
+    other = coco_metrics_of_files(*small_files(tmp_path, found={"category_id": 9}))
+    assert other["ap"] == 0  # as pycocotools has it
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"found": {"score": None}}, "results.json: result no. 0: score must be a number"),
+        ({"found": {"score": math.nan}}, "results.json: result no. 0: score must be a number"),
+        ({"found": {"bbox": [1, 2, 3]}}, "results.json: result no. 0: bbox must be four numbers"),
+        ({"found": {"image_id": [1]}}, "results.json: result no. 0: image_id must be a whole"),
+        ({"truth": {"bbox": "1"}}, "truth.json: annotation no. 0: bbox must be four numbers"),
+        ({"truth": {"category_id": None}}, "truth.json: annotation no. 0: category_id must be"),
+    ],
+)
+def test_malformed_entries_are_told_by_file_and_number(tmp_path, changes, told):
+    with pytest.raises(BadInput) as error:
+        coco_metrics_of_files(*small_files(tmp_path, **changes))
+    assert told in str(error.value)
+
+
+def test_swapped_files_are_told(tmp_path):
+    truth, results = small_files(tmp_path)
+    with pytest.raises(BadInput, match=r"results\.json: is not in COCO's format"):
+        coco_metrics_of_files(results, truth)
+    with pytest.raises(BadInput, match=r"truth\.json: is not a file of COCO results"):
+        coco_metrics_of_files(truth, truth)

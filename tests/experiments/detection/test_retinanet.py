@@ -10,8 +10,9 @@ from torch.testing import assert_close
 
 from losslab.errors import BadInput
 from losslab.experiments.detection.anchors import make_anchors
+from losslab.experiments.models.batch_norm import FrozenBatchNorm
 from losslab.experiments.models.fpn import FPN
-from losslab.experiments.models.resnet import FrozenBatchNorm, ResNet
+from losslab.experiments.models.resnet import ResNet
 from losslab.experiments.models.retinanet import build
 
 

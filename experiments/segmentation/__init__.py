@@ -1,0 +1,1 @@
+"""Segmentation networks: how they are trained, measured and judged."""
