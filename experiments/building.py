@@ -33,7 +33,7 @@ def build_model(
     `features` are those of the training split, for settings that are fitted to them.
     """
     build = MODELS.get(config["name"])
-    known = settings_for(build)
+    known = settings_for(build, config)
     settings = {key: value for key, value in config.items() if key in known}
     skipped = ("name", "prior_init", *settings)
     options = {key: value for key, value in config.items() if key not in skipped}

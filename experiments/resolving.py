@@ -131,7 +131,10 @@ class Resolver(Losses):
                     f"{where}.{name}: cannot be searched: budgets are equal in epochs, and one "
                     f"rule judges every run"
                 )
-        for number, name in enumerate(values.get("record") or ()):
+        if isinstance(values.get("record"), str):
+            values["record"] = [values["record"]]
+        recorders = values.get("record")
+        for number, name in enumerate(recorders if isinstance(recorders, list) else ()):
             try:
                 RECORDERS.get(str(name))
             except LosslabError as error:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from losslab.errors import LosslabError
 from losslab.experiments.models import MODELS
-from losslab.experiments.models.settings import GIVEN, SETTINGS
+from losslab.experiments.models.settings import GIVEN, SETTINGS, settings_for
 from losslab.experiments.options import checked, options_model, path_options, problems_of
 from losslab.experiments.resolving_settings import cut_settings, spaces_of
 from losslab.experiments.spaces import (
@@ -22,6 +22,7 @@ from losslab.experiments.spaces import (
     parse_space,
     set_path,
 )
+from losslab.registry import nearest
 
 RUNNER_GIVES = ("study_seed", "input_shape", "outputs", "class_counts")
 
@@ -73,7 +74,10 @@ class Sections:
             self.problems.append(f"{where}.name: {error}")
             return dict(values)
         kept = {key: values[key] for key in reserved if key in values}
-        settings = self._settings(build, values, spaces, where) if registry is MODELS else {}
+        settings: dict[str, Any] = {}
+        if registry is MODELS:
+            settings = self._settings(build, values, spaces, where)
+            self._strange_keys(build, values, reserved, where)
         if "prior_init" in kept:
             self._check_prior_init(kept["prior_init"], spaces.get("prior_init"), where)
         given = {key: value for key, value in values.items() if key not in ("name", *reserved)}
@@ -84,6 +88,22 @@ class Sections:
             self.problems.append(f"{where}.name: cannot be searched; make an arm of each")
         options = self._checked(options_model(build, RUNNER_GIVES), given, own, where)
         return {"name": name, **dict.fromkeys(reserved, False), **kept, **options, **settings}
+
+    def _strange_keys(
+        self, build: Any, values: dict[str, Any], reserved: tuple[str, ...], where: str
+    ) -> None:
+        """Take keys out of a model section that are neither the model's nor a setting's."""
+        fields = options_model(build, RUNNER_GIVES)
+        if fields.model_config.get("extra") == "allow":
+            return
+        known = [*fields.model_fields, *reserved, *settings_for(build)]
+        for key in [key for key in values if key not in (*known, "name")]:
+            hint = nearest(key, known) or (
+                f" (known keys: {', '.join(fields.model_fields) or 'none'}; of any model: "
+                f"{', '.join([*reserved, *settings_for(build)])})"
+            )
+            self.problems.append(f"{where}.{key}: unknown key{hint}")
+            del values[key]
 
     def _settings(
         self, build: Any, values: dict[str, Any], spaces: dict[str, Space], where: str

@@ -16,7 +16,7 @@ def cut_settings(
     is by path, gets the option's name too.
     """
     found: dict[str, dict[str, Any]] = {}
-    for name in settings_for(build):
+    for name in settings_for(build, values):
         if name not in values:
             continue
         value = values.pop(name)

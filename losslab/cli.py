@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
     listing.add_argument("--json", action="store_true", help="as JSON, for programs")
 
     show = add("show", commands.show, "Show one loss, dataset, model or setting: formula, options.")
-    kinds = ["loss", "dataset", "model", "setting"]
+    kinds = ["loss", "dataset", "model", "setting", "recorder"]
     show.add_argument("kind", choices=kinds, metavar="KIND", help=", ".join(kinds))
     show.add_argument("name", metavar="NAME", help="a name or a path such as package.module:Name")
     show.add_argument("--link", help="of a loss: sigmoid, softmax or identity (default: all)")

@@ -143,6 +143,8 @@ def _read(
         if arrays is not None:
             if "test_logits" not in arrays:
                 return {}, "outputs are detections, which belong to images and not to examples"
+            if "test_confusion" in arrays and _counts_decisions(frames.study["primary"]):
+                return {}, "its metric counts all pixels, and the outputs hold a sample of them"
             if arrays["test_logits"].size > most:
                 return {}, _TOO_MANY
             found[int(seed)] = (arrays, value)
@@ -151,6 +153,12 @@ def _read(
     # the mean of some seeds would leave out those that diverged, and flatter the arm
     lacking = len(runs) - len(found)
     return found, f"{lacking} of {len(runs)} runs have no outputs" if lacking else ""
+
+
+def _counts_decisions(name: str) -> bool:
+    from losslab.experiments.metrics import metric
+
+    return metric(name).kind in ("decision", "segmentation")
 
 
 def _scored(

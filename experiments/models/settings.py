@@ -15,7 +15,7 @@ searched, and can be what the arms of a study differ in, without a change anywhe
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -59,10 +59,14 @@ GIVEN = ("model", "features", "outputs")
 LAST = ("batch_norm",)
 
 
-def settings_for(build: Callable[..., Any]) -> list[str]:
-    """The settings that a model built by `build` can have: those without an option of its own."""
+def settings_for(build: Callable[..., Any], given: Iterable[str] = ()) -> list[str]:
+    """The settings that a model built by `build` can have: those without an option of its own.
+
+    Besides the registered ones these are the paths (`my_module:apply`) among the keys `given`.
+    """
     own = inspect.signature(build).parameters
-    return [name for name in SETTINGS.names() if name not in own]
+    paths = [key for key in given if ":" in key]
+    return [name for name in [*SETTINGS.names(), *paths] if name not in own]
 
 
 def first_option(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from losslab.errors import BadInput
@@ -115,6 +116,34 @@ def test_a_setting_can_be_searched(scaled):
 def test_mistakes_in_settings_are_told(scaled, model, message):
     with pytest.raises(BadInput, match=message):
         study_of(model)
+
+
+def test_a_setting_may_stand_in_a_module_beside_the_study_file(tmp_path):
+    lines = [
+        "def apply(model, *, factor: float = 2.0):",
+        "    model.told = factor",
+        "    return model",
+    ]
+    (tmp_path / "my_setting_of_mine.py").write_text("\n".join(lines))
+    (tmp_path / "own.yaml").write_text(
+        yaml.safe_dump(
+            {"dataset": DATA, "model": {**MODEL, "my_setting_of_mine:apply": 0.5}, "arms": ["ce"]}
+        )
+    )
+    study = load_study(tmp_path / "own.yaml")
+    assert prepare(job_of(study)).model.told == 0.5
+
+
+def test_keys_close_to_a_setting_or_unlike_any_are_told(scaled):
+    with pytest.raises(BadInput, match=r"model.scald: unknown key; did you mean 'scaled'\?"):
+        study_of({"scald": 2})
+    with pytest.raises(BadInput, match=r"model.qqq: unknown key .known keys: hidden.* scaled"):
+        study_of({"qqq": 2})
+
+
+def test_a_single_recorder_needs_no_list(nosy):
+    study = study_of(training={"record": "nosy"})
+    assert study.arms["ce"].config["training"]["record"] == ["nosy"]
 
 
 def test_a_setting_that_does_not_suit_is_told(scaled):

@@ -13,6 +13,7 @@ from losslab.analysis.figures.gains import gains_caption, gains_figure
 from losslab.analysis.figures.masks import masks_caption, masks_figure
 from losslab.analysis.layouts.segmentation import segmentation_layout
 from losslab.analysis.sweeps import published
+from losslab.analysis.tables.examples import examples_table
 from losslab.analysis.tables.segmentation import segmentation_table
 from losslab.analysis.tables.views import recall_table
 from losslab.errors import BadInput
@@ -69,6 +70,13 @@ def test_the_objective_is_mean_iou_and_the_weight_is_searched(finished):
     assert {"val/miou", "val/pixel_accuracy", "val/iou/background"} <= set(finished.epochs.columns)
     tuned = finished.trials[finished.trials["arm"] == "tuned"]["params.model.auxiliary_weight"]
     assert tuned.eq(0.55).all()  # the first trial is the default: the middle of the range
+
+
+def test_mean_iou_has_no_interval_over_examples(finished):
+    """The stored logits are of a sample of the pixels, the metric is of all of them."""
+    table = examples_table(finished, work=None)
+    assert table["missing"].str.contains("hold a sample").all()
+    assert table["low"].isna().all()
 
 
 def test_stored_counts_are_exact_and_stored_logits_a_sample(run):
