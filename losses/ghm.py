@@ -10,7 +10,7 @@ from losslab.losses.arguments import check_choice, check_whole
 from losslab.losses.base import Loss
 from losslab.losses.closed_form import compute_dtype, focal, margin, softmax_focal
 from losslab.losses.identity import Identity
-from losslab.losses.smooth_l1 import asl1
+from losslab.losses.smooth_l1 import MU, asl1
 
 _CITATION = "Li, Liu, Wang, Gradient Harmonized Single-stage Detector, AAAI 2019"
 
@@ -147,15 +147,7 @@ class GHMR(HarmonizedLoss):
     links = ("identity",)
     reductions = ("none", "mean", "sum", "weight_sum")
     hyperparameters: ClassVar[dict[str, Hyperparameter]] = {
-        "mu": Hyperparameter(
-            0.02,
-            low=1e-3,
-            high=0.2,
-            meaning="residual below which the loss is quadratic",
-            paper="Li et al. 2019, section GHM-R Loss",
-            scale="log",
-            minimum=1e-6,
-        ),
+        "mu": MU,
         "momentum": _momentum(0.7),
     }
     formula = (

@@ -48,6 +48,18 @@ class SmoothL1(Loss):
         return inner * ratio / 2 + (distance - inner)
 
 
+#: Of ASL1, with and without harmonised gradients.
+MU = Hyperparameter(
+    0.02,
+    low=1e-3,
+    high=0.2,
+    meaning="error below which the loss is quadratic; in units of the targets",
+    paper="Li et al. 2019, section GHM-R Loss",
+    scale="log",
+    minimum=1e-6,
+)
+
+
 def asl1(difference: Tensor, mu: Tensor) -> Tensor:
     """sqrt(d^2 + mu^2) - mu, without its cancellation near 0 and the overflow of d^2."""
     return difference * (difference / (torch.hypot(difference, mu) + mu))
@@ -68,15 +80,7 @@ class AuthenticSmoothL1(Loss):
     links = ("identity",)
     reductions = ("none", "mean", "sum")
     hyperparameters: ClassVar[dict[str, Hyperparameter]] = {
-        "mu": Hyperparameter(
-            0.02,
-            low=1e-3,
-            high=0.2,
-            meaning="error below which the loss is quadratic; in units of the targets",
-            paper="Li et al. 2019, section GHM-R Loss",
-            scale="log",
-            minimum=1e-6,
-        )
+        "mu": MU,
     }
     formula = "L = sqrt(d^2 + mu^2) - mu,  d = prediction - target"
     citation = (

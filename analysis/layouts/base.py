@@ -1,7 +1,7 @@
 """Cells, layouts, and how numbers, intervals and reasons are written in them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,6 +111,25 @@ def digits_of(half_widths: pd.Series) -> int:
     if known.empty:
         return 3
     return int(np.clip(1 - math.floor(math.log10(known.median())), 2, 6))
+
+
+def arm_rows(
+    table: pd.DataFrame,
+    metrics: Sequence[str],
+    cell: Callable[[pd.Series, str], Cell],
+    published: Callable[[pd.Series], str] | None = None,
+) -> list[list[Cell]]:
+    """A row an arm of a tidy table (a line an arm and metric): name, metrics, n, published.
+
+    `cell` makes one of a line and its metric, `published` the last one of an arm's first line.
+    """
+    rows = []
+    for arm, lines in table.groupby("arm", sort=False):
+        by_metric = lines.set_index("metric")
+        row = [Cell(str(arm)), *(cell(by_metric.loc[m], m) for m in metrics)]
+        row.append(Cell(str(lines["n"].max())))
+        rows.append([*row, Cell(published(lines.iloc[0]))] if published else row)
+    return rows
 
 
 def estimate_cell(line: Mapping[str, Any] | pd.Series, digits: int, notes: dict[str, str]) -> Cell:

@@ -7,6 +7,7 @@ from losslab.analysis.layouts.base import (
     BOLD_RULE,
     Cell,
     Layout,
+    arm_rows,
     digits_of,
     estimate_cell,
     legend,
@@ -32,12 +33,12 @@ def detection_layout(table: pd.DataFrame) -> Layout:
     better = table.drop_duplicates("metric").set_index("metric")["direction"]
     digits = {m: digits_of(table.loc[table["metric"] == m, "half_width"]) for m in metrics}
     quoted = "published_ap" in table
-    rows = []
-    for arm, lines in table.groupby("arm", sort=False):
-        by_metric = lines.set_index("metric")
-        cells = [_cell(by_metric.loc[m], m, digits[m], notes) for m in metrics]
-        row = [Cell(str(arm)), *cells, Cell(str(lines["n"].max()))]
-        rows.append([*row, Cell(_published(lines.iloc[0], notes))] if quoted else row)
+    rows = arm_rows(
+        table,
+        metrics,
+        lambda line, metric: _cell(line, metric, digits[metric], notes),
+        (lambda line: _published(line, notes)) if quoted else None,
+    )
     header = ["arm", *(f"{_HEADS[m]} {ARROWS[better[m]]}" for m in metrics), "n"]
     header += ["published AP / AP50 / AP75, %"] if quoted else []
     caption = (

@@ -5,8 +5,8 @@ import pandas as pd
 from losslab.analysis.layouts.base import (
     ARROWS,
     BOLD_RULE,
-    Cell,
     Layout,
+    arm_rows,
     digits_of,
     estimate_cell,
     legend,
@@ -25,12 +25,12 @@ def segmentation_layout(table: pd.DataFrame) -> Layout:
     better = table.drop_duplicates("metric").set_index("metric")["direction"]
     digits = {m: digits_of(table.loc[table["metric"] == m, "half_width"]) for m in metrics}
     quoted = "published_miou" in table
-    rows = []
-    for arm, lines in table.groupby("arm", sort=False):
-        by_metric = lines.set_index("metric")
-        cells = [estimate_cell(by_metric.loc[m], digits[m], notes) for m in metrics]
-        row = [Cell(str(arm)), *cells, Cell(str(lines["n"].max()))]
-        rows.append([*row, Cell(_published(lines.iloc[0], notes))] if quoted else row)
+    rows = arm_rows(
+        table,
+        metrics,
+        lambda line, metric: estimate_cell(line, digits[metric], notes),
+        (lambda line: _published(line, notes)) if quoted else None,
+    )
     header = ["arm", *(f"{metric_words(m)} {ARROWS[better[m]]}" for m in metrics), "n"]
     header += ["published mean IoU / pixel accuracy, %"] if quoted else []
     caption = (

@@ -22,10 +22,10 @@ from losslab.datasets.detection.annotations import Annotations
 from losslab.datasets.detection.base import DetectionDataset, DetectionSplit
 from losslab.datasets.detection.images import Resize
 from losslab.datasets.detection.problems import Problems
+from losslab.datasets.image_splits import ImageSplits
 from losslab.datasets.options import OptionChecks, check_held_out_fractions
-from losslab.datasets.splitting import duplicate_groups, stratified_split
+from losslab.datasets.splitting import duplicate_groups
 from losslab.errors import BadInput
-from losslab.randomness import generator
 
 # Pixels that a box may reach beyond the image: rounding, and counting from 0 or from 1. It is cut.
 SLACK = 1.0
@@ -134,35 +134,20 @@ class FolderDataset(DetectionDataset):
 
     def _divide(self, source: Source) -> None:
         """Fix the test images and the pool from which training and validation come."""
-        rows = np.arange(len(self._parts))
-        pool = rows[self._parts == "pool"]
-        self._strata = _rarest_class(self._annotations, len(self.class_names))
-        self._test_given = source.test is not None
-        if self._test_given:
-            self._test_rows = rows[self._parts == "test"]
-        else:
-            random = generator(self._seed, "test split")
-            held = self._hold_out(pool, self.options["test_fraction"], random)
-            pool, self._test_rows = pool[~held], pool[held]
-        self._pool = pool
-        self._given = rows[self._parts == "validation"] if source.validation is not None else None
+        self._splits = ImageSplits(
+            self._parts,
+            _rarest_class(self._annotations, len(self.class_names)),
+            self._groups,
+            self._seed,
+            source.validation is not None,
+            source.test is not None,
+            self.options["validation_fraction"],
+            self.options["test_fraction"],
+        )
+        self._pool, self._test_rows = self._splits.fixed()
 
     def _split_rows(self, run_seed: int) -> tuple[np.ndarray, np.ndarray]:
-        if self._given is not None:
-            return self._pool, self._given
-        share = self.options["validation_fraction"]
-        if not self._test_given:
-            share /= 1 - self.options["test_fraction"]
-        held = self._hold_out(self._pool, share, generator(self._seed, "split", run_seed))
-        return self._pool[~held], self._pool[held]
-
-    def _hold_out(
-        self, rows: np.ndarray, fraction: float, random: np.random.Generator
-    ) -> np.ndarray:
-        if not len(rows):
-            return np.zeros(0, dtype=bool)
-        groups = np.unique(self._groups[rows], return_inverse=True)[1]
-        return stratified_split(self._strata[rows], groups, fraction, random, (0, 0))
+        return self._splits.drawn(self._pool, run_seed)
 
     def _check_splits(self) -> None:
         train, validation = self._split_rows(0)

@@ -23,13 +23,13 @@ from losslab.datasets.base import IGNORE, Split, content_hash
 from losslab.datasets.detection import cache
 from losslab.datasets.detection.images import Resize, Unreadable
 from losslab.datasets.detection.problems import Problems
+from losslab.datasets.image_splits import ImageSplits
 from losslab.datasets.options import OptionChecks, check_held_out_fractions
 from losslab.datasets.segmentation.base import SegmentationDataset, scaled
 from losslab.datasets.segmentation.masks import fit_mask, read_mask
 from losslab.datasets.segmentation.pairs import LISTS, Pair, pairs_of
-from losslab.datasets.splitting import duplicate_groups, stratified_split
+from losslab.datasets.splitting import duplicate_groups
 from losslab.errors import BadInput
-from losslab.randomness import generator
 
 MOST_CLASSES = 1000
 
@@ -144,38 +144,24 @@ class MaskFolder(SegmentationDataset):
 
     def _divide(self) -> None:
         """Fix the test images and the pool from which training and validation come."""
-        self._strata = _rarest_class(self._masks, self.num_classes)
-        pool, given, test = (
-            np.flatnonzero(self._parts == part) for part in ("pool", "validation", "test")
+        self._splits = ImageSplits(
+            self._parts,
+            _rarest_class(self._masks, self.num_classes),
+            self._groups,
+            self._seed,
+            self.options["validation_list"] is not None,
+            self.options["test_list"] is not None,
+            self.options["validation_fraction"],
+            self.options["test_fraction"],
         )
-        self._test_given = self.options["test_list"] is not None
-        if not self._test_given:
-            random = generator(self._seed, "test split")
-            held = self._hold_out(pool, self.options["test_fraction"], random)
-            pool, test = pool[~held], pool[held]
-        self._pool, self._test_rows = pool, test
-        self._given = given if self.options["validation_list"] is not None else None
+        self._pool, self._test_rows = self._splits.fixed()
         train, validation = self._split_rows(0)
-        splits = {"training": train, "validation": validation, "test": test}
+        splits = {"training": train, "validation": validation, "test": self._test_rows}
         if empty := [name for name, rows in splits.items() if not len(rows)]:
             raise BadInput([f"path: no image is left for the {name} split" for name in empty])
 
     def _split_rows(self, run_seed: int) -> tuple[np.ndarray, np.ndarray]:
-        if self._given is not None:
-            return self._pool, self._given
-        share = self.options["validation_fraction"]
-        if not self._test_given:
-            share /= 1 - self.options["test_fraction"]
-        held = self._hold_out(self._pool, share, generator(self._seed, "split", run_seed))
-        return self._pool[~held], self._pool[held]
-
-    def _hold_out(
-        self, rows: np.ndarray, fraction: float, random: np.random.Generator
-    ) -> np.ndarray:
-        if not len(rows):
-            return np.zeros(0, dtype=bool)
-        groups = np.unique(self._groups[rows], return_inverse=True)[1]
-        return stratified_split(self._strata[rows], groups, fraction, random, (0, 0))
+        return self._splits.drawn(self._pool, run_seed)
 
     def _take(self, rows: np.ndarray) -> Split:
         return Split(
